@@ -1,0 +1,47 @@
+# The targets a newcomer guesses. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help venv native lint types layers unit storage interop test demo bench lock clean
+
+help:  ## what can be done here
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-test.lock agent/native/*.c agent/native/*.h
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-test.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+venv: $(VENV)/.installed  ## .venv with the pinned libraries, the native module and the `lighter` command
+
+lint: venv  ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv  ## mypy --strict
+	$(BIN)/mypy
+
+layers: venv  ## import-linter: who may import whom
+	$(BIN)/lint-imports
+
+unit: venv  ## unit and property tests
+	$(BIN)/pytest tests/unit -n 2
+
+storage: venv  ## storage tests against real servers on loopback
+	$(BIN)/pytest tests/storage
+
+interop: venv  ## against a live kopia, both ways
+	$(BIN)/pytest tests/interop
+
+test: lint types layers unit storage interop  ## everything that has to pass
+
+lock: venv  ## resolve the pinned versions anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.11 --extra test -c requirements.lock pyproject.toml requirements-build.in -o requirements-test.lock
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) build dist *.egg-info agent/_native*.so

@@ -1,0 +1,1 @@
+"""Ground floor: errors, clocks, times. Imports nothing of ours; everybody may import it."""

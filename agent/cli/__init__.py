@@ -1,0 +1,1 @@
+"""The `lighter` command: parse, call, print. No logic lives here."""

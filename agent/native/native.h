@@ -1,0 +1,12 @@
+/* Shared declarations of the compiled inner loops; see module.c for what the module is for. */
+#ifndef LIGHTERAGE_NATIVE_H
+#define LIGHTERAGE_NATIVE_H
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+extern PyMethodDef split_methods[];
+extern PyMethodDef index_methods[];
+extern PyMethodDef tree_methods[];
+extern PyMethodDef entry_methods[];
+
+#endif

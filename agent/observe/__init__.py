@@ -1,0 +1,1 @@
+"""Log, metrics, traces: one small facade each. Imports only `agent.base`."""
