@@ -2,7 +2,8 @@
 
 Every error that can reach a person is a leaf below `LighterageError`. A leaf has a stable `code` (it is the prefix of a
 status message, the label of the error metric, and decides the exit status of the command), says whether trying again
-can help (`retryable`), and is raised with one sentence that names what was tried and on what, plus a hint what to do next.
+can help (`retryable`), and is raised with one sentence that names what was tried and on what, plus
+a hint what to do next.
 
 Catch a branch (`StorageError`) where something can be done; never catch `Exception` to hide it.
 """

@@ -1,8 +1,8 @@
 """Names of things in a repository: contents, objects, manifests.
 
 A content id is kept as its *index key*: one prefix byte (0x00 for none, else an ASCII letter `g`..`z`) and the raw
-hash. That is the form that indexes are sorted by, so look-ups and sorting need no conversion. Its text form (§4.1) appears in
-object ids and messages only. Object ids (§6.1) are text, as they stand in directory entries.
+hash. That is the form that indexes are sorted by, so look-ups and sorting need no conversion. Its text form
+(§4.1) appears in object ids and messages only. Object ids (§6.1) are text, as they stand in directory entries.
 """
 
 from __future__ import annotations
