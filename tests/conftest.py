@@ -1,0 +1,34 @@
+"""Fixtures that several tiers share."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden repositories and vectors written by a real kopia.
+
+    `LIGHTERAGE_GOLDEN` names it; by default it lies beside the checkout, in `../shared/golden`.
+    """
+    folder = Path(os.environ.get("LIGHTERAGE_GOLDEN", _ROOT.parent / "shared" / "golden"))
+    if not (folder / "vectors.json").is_file():
+        pytest.fail(f"no golden data in {folder}; set LIGHTERAGE_GOLDEN to the folder that holds vectors.json")
+    return folder
+
+
+@pytest.fixture
+def golden_repository(golden: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """`golden_repository("small-v3")` unpacks a fresh copy, storage times kept, and returns its folder."""
+
+    def unpack(name: str) -> Path:
+        tar_name, _, _inner = name.partition("/")
+        with tarfile.open(golden / "repos" / f"{tar_name}.tar") as tar:
+            tar.extractall(tmp_path / "golden", filter="fully_trusted")
+        return tmp_path / "golden" / name
+
+    return unpack
