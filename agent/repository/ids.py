@@ -35,7 +35,12 @@ def content_text(cid: ContentId) -> str:
 
 
 def parse_content_id(text: str) -> ContentId:
-    """The content id of a text form, hex in either case. Raises `CorruptObject`."""
+    """The content id of a text form, hex in either case. Raises `CorruptObject`.
+
+    The empty text is the empty id, a prefix byte alone: a legal name that no content has (§13.5).
+    """
+    if not text:
+        return ContentId(b"\0")
     match = _HEX.match(text)
     if match is None or len(match[2]) > 2 * _MAX_HASH:
         raise CorruptObject(f"not a content id: {text[:80]!r}")

@@ -1,8 +1,13 @@
 """Content and object ids: text to key and back."""
 
+import json
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.base.errors import CorruptObject
 from agent.repository.ids import content_id, content_text, parse_content_id, parse_object_id
 
 prefixes = st.sampled_from([0, *range(ord("g"), ord("z") + 1)])
@@ -24,3 +29,17 @@ def test_an_indirect_object_names_its_list() -> None:
         False,
         "x" + "ab" * 16,
     )
+
+
+def test_ids_are_accepted_and_refused_as_kopia_does(golden: Path) -> None:
+    for vector in json.loads((golden / "vectors.json").read_text())["object_ids"]:
+        if not vector["valid"]:
+            with pytest.raises(CorruptObject):
+                parse_object_id(vector["id"])
+            continue
+        parsed = parse_object_id(vector["id"])
+        assert (parsed.indirection, parsed.compressed, content_text(parsed.content)) == (
+            vector["indirection"],
+            vector["compressed"],
+            vector["content_id"],
+        ), vector["id"]
