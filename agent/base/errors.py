@@ -64,6 +64,20 @@ class BlobExists(StorageError):
     exit_status = 11
 
 
+class BlobIdInvalid(StorageError):
+    """A blob id that no store could hold: empty, too long, or with characters that lead elsewhere."""
+
+    code = "storage.invalid-blob-id"
+    exit_status = 11
+
+
+class BlobTooShort(StorageError):
+    """The asked range reaches beyond the end of the blob."""
+
+    code = "storage.blob-too-short"
+    exit_status = 11
+
+
 class BucketNotFound(StorageError):
     """The bucket or root folder does not exist."""
 

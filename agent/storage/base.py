@@ -6,14 +6,32 @@ Providers (`filesystem`, `s3`) implement `BlobStorage`; wrappers (`retry`, `limi
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol
+
+from agent.base.errors import BlobIdInvalid
 
 Buffer = bytes | bytearray | memoryview
 """What is accepted as bytes. A `memoryview` is one-dimensional, contiguous, of unsigned bytes."""
 
 BlobId = NewType("BlobId", str)
+
+_VALID_ID = re.compile(r"[!-.0-~]+\Z").match
+
+MAX_BLOB_ID_LENGTH = 200
+"""Characters. Longer names do not fit a file name together with the suffix of a temporary file."""
+
+
+def check_blob_id(blob_id: BlobId) -> None:
+    """Raise `BlobIdInvalid` for what cannot name a blob in every store.
+
+    Valid are 1 to 200 printable ASCII characters other than space and `/`, the first of them not a dot: then an id is
+    never a path, never hidden, and means the same to every store.
+    """
+    if not 0 < len(blob_id) <= MAX_BLOB_ID_LENGTH or blob_id[0] == "." or not _VALID_ID(blob_id):
+        raise BlobIdInvalid(f"a blob cannot be named {blob_id[:80]!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +70,8 @@ class BlobStorage(Protocol):
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """The blob's bytes from `offset`, `length` of them or all the rest.
 
-        Exactly the asked range is returned: a range that reaches beyond the blob's end is `StorageError`.
-        Raises `BlobNotFound`.
+        Exactly the asked range is returned: one that reaches beyond the blob's end raises `BlobTooShort`; an offset at
+        the very end, or a length of 0, gives no bytes. Raises `BlobNotFound`.
         """
         ...
 
@@ -68,7 +86,8 @@ class BlobStorage(Protocol):
         """Write the concatenation of `data`, durable when the call returns, never visible in part.
 
         The buffers stay owned by the caller and must not change until the call ends. With `if_absent` an existing blob
-        raises `BlobExists`. A provider that cannot lock objects raises `StorageUnsupported` for `retention`.
+        raises `BlobExists` (a few S3-compatible stores ignore the condition and overwrite). A provider that cannot lock
+        objects raises `StorageUnsupported` for `retention`, one without conditional puts for `if_absent`.
         """
         ...
 
@@ -77,7 +96,10 @@ class BlobStorage(Protocol):
         ...
 
     def list(self, prefix: str = "") -> AsyncIterator[BlobMetadata]:
-        """Every blob whose id starts with `prefix`, in no particular order."""
+        """Every blob whose id starts with `prefix`, in no particular order, each once.
+
+        Blobs put or deleted while the listing runs may or may not be in it; all others are.
+        """
         ...
 
     async def delete(self, blob_ids: Sequence[BlobId]) -> None:

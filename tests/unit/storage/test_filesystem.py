@@ -1,0 +1,132 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.base.errors import AccessDenied, BlobNotFound, BucketNotFound, StorageUnsupported, UsageError
+from agent.storage.base import BlobId, Retention
+from agent.storage.filesystem import FilesystemStorage
+from agent.storage.open import open_storage
+
+PACK = BlobId("p3c92c8baa4cf86d6bb6c295f1e7b6f10-sc5b5ef52f1dcd742147")
+
+
+async def test_first_put_into_an_empty_folder_writes_kopias_default_layout(tmp_path: Path) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    with pytest.raises(BlobNotFound):
+        await storage.get(PACK)
+    assert not os.listdir(tmp_path)
+    await storage.put(PACK, [b"x"])
+    assert (tmp_path / ".shards").read_text() == '{"default":[1,3],"maxNonShardedLength":20}\n'
+    path = tmp_path / "p/3c9/2c8baa4cf86d6bb6c295f1e7b6f10-sc5b5ef52f1dcd742147.f"
+    assert path.read_bytes() == b"x"
+    assert path.stat().st_mode & 0o7777 == 0o600
+    await storage.close()
+
+
+async def test_a_location_without_shards_file_is_read_and_extended_in_its_own_layout(tmp_path: Path) -> None:
+    (tmp_path / "p3c/92c").mkdir(parents=True)
+    (tmp_path / f"p3c/92c/{PACK[6:]}.f").write_bytes(b"legacy")
+    storage = await open_storage(f"file://{tmp_path}")
+    assert await storage.get(PACK) == b"legacy"
+    await storage.put(BlobId("q" + PACK[1:]), [b"new"])
+    assert (tmp_path / f"q3c/92c/{PACK[6:]}.f").read_bytes() == b"new"
+    assert not (tmp_path / ".shards").exists()
+    await storage.close()
+
+
+async def test_golden_repository_lists_as_its_files_say(golden_repository: Callable[[str], Path]) -> None:
+    root = next(golden_repository("small-v3").parent.rglob(".shards")).parent
+    storage = await FilesystemStorage.open(str(root))
+    expected = {
+        str(path.relative_to(root)).replace("/", "").removesuffix(".f"): path.stat() for path in root.rglob("*.f")
+    }
+    listed = {blob.blob_id: blob async for blob in storage.list()}
+    assert set(listed) == set(expected)
+    for blob_id, stat in expected.items():
+        assert (listed[BlobId(blob_id)].length, listed[BlobId(blob_id)].timestamp_ns) == (
+            stat.st_size,
+            stat.st_mtime_ns,
+        )
+        assert len(await storage.get(BlobId(blob_id))) == stat.st_size
+    await storage.close()
+
+
+async def test_temporary_files_and_strangers_are_not_listed(tmp_path: Path) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    await storage.put(PACK, [b"x"])
+    (tmp_path / "p/3c9/x.f.tmp.0011223344556677").touch()
+    (tmp_path / "a file.f").touch()
+    (tmp_path / "README").touch()
+    (tmp_path / "link.f").symlink_to("/etc/passwd")
+    assert [blob.blob_id async for blob in storage.list()] == [PACK]
+    await storage.close()
+
+
+async def test_listing_enters_only_folders_that_can_match(tmp_path: Path) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    await storage.put(PACK, [b"x"])
+    await storage.put(BlobId("q" + PACK[1:]), [b"x"])
+    (tmp_path / "q/3c9").chmod(0)
+    (tmp_path / "q").rename(tmp_path / "gone")
+    (tmp_path / "q").symlink_to("gone")
+    assert [blob.blob_id async for blob in storage.list("p3")] == [PACK]
+    (tmp_path / "gone/3c9").chmod(0o700)
+    await storage.close()
+
+
+async def test_no_temporary_file_is_left_after_a_failed_put(tmp_path: Path) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    await storage.put(PACK, [b"x"])
+    target = tmp_path / "kopia.maintenance.f"
+    target.mkdir()
+    with pytest.raises(Exception, match=r"kopia\.maintenance"):
+        await storage.put(BlobId("kopia.maintenance"), [b"x"])
+    assert sorted(os.listdir(tmp_path)) == [".shards", "kopia.maintenance.f", "p"]
+    await storage.close()
+
+
+async def test_a_missing_folder_is_no_bucket(tmp_path: Path) -> None:
+    with pytest.raises(BucketNotFound, match="nowhere"):
+        await open_storage(f"file://{tmp_path}/nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(BucketNotFound):
+        await open_storage(f"file://{tmp_path}/file")
+    storage = await open_storage(f"file://{tmp_path}/made/deeply", create=True)
+    os.rmdir(tmp_path / "made/deeply")
+    with pytest.raises(BucketNotFound):
+        await storage.get(PACK)
+    with pytest.raises(BucketNotFound):
+        await storage.put(PACK, [b""])
+    await storage.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+async def test_a_forbidden_folder_is_access_denied(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    try:
+        with pytest.raises(AccessDenied):
+            await open_storage(f"file://{tmp_path}")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+async def test_folders_cannot_lock_objects(tmp_path: Path) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    with pytest.raises(StorageUnsupported, match="no object lock"):
+        await storage.put(PACK, [b""], retention=Retention("COMPLIANCE", 0))
+    await storage.close()
+
+
+async def test_percent_escapes_in_the_url_are_the_paths_characters(tmp_path: Path) -> None:
+    (tmp_path / "a b#c").mkdir()
+    storage = await open_storage(f"file://{tmp_path}/a%20b%23c")
+    assert storage.location == f"file://{tmp_path}/a b#c"
+    await storage.close()
+
+
+@pytest.mark.parametrize("url", ["file:relative", "file://host/path", "/plain", "ftp://x/y", "", "file:///a%00b"])
+async def test_urls_that_cannot_be_understood_are_refused(url: str) -> None:
+    with pytest.raises(UsageError):
+        await open_storage(url)
