@@ -1,6 +1,525 @@
-/* Directory entries as JSON: encode, and find the elements of a list. */
+/* Directory entries as JSON: encode them as Go's encoder does, find the elements of a list, compare runs of them. */
 #include "native.h"
+#include <stdint.h>
+#include <string.h>
+
+/* ---- a growing byte buffer ---- */
+
+typedef struct {
+    char *data;
+    size_t used, size;
+} Buffer;
+
+static int reserve(Buffer *b, size_t more) {
+    if (b->size - b->used >= more) return 0;
+    size_t size = b->size ? b->size : 256;
+    while (size - b->used < more) size *= 2;
+    char *data = PyMem_RawRealloc(b->data, size);
+    if (data == NULL) return -1;
+    b->data = data;
+    b->size = size;
+    return 0;
+}
+
+static void put(Buffer *b, const char *text, size_t length) {
+    memcpy(b->data + b->used, text, length);
+    b->used += length;
+}
+
+#define PUT(b, literal) put(b, literal, sizeof(literal) - 1)
+
+static void put_unsigned(Buffer *b, uint64_t value) {
+    char digits[20];
+    size_t n = sizeof digits;
+    do {
+        digits[--n] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value);
+    put(b, digits + n, sizeof digits - n);
+}
+
+static void put_signed(Buffer *b, int64_t value) {
+    if (value < 0) {
+        PUT(b, "-");
+        put_unsigned(b, (uint64_t)0 - (uint64_t)value);
+    } else {
+        put_unsigned(b, (uint64_t)value);
+    }
+}
+
+/* ---- strings: Go's HTML-safe escaping, one six-character escape for each byte that is not UTF-8 ---- */
+
+/* Length of the valid UTF-8 sequence at `s`, or 0. */
+static size_t utf8_length(const unsigned char *s, size_t left) {
+    unsigned char c = s[0];
+    if (c < 0x80) return 1;
+    if (c < 0xc2 || c > 0xf4) return 0;
+    if (c < 0xe0) return left >= 2 && (s[1] & 0xc0) == 0x80 ? 2 : 0;
+    if (left < 3 || (s[1] & 0xc0) != 0x80 || (s[2] & 0xc0) != 0x80) {
+        return 0;
+    }
+    if (c < 0xf0) {
+        if (c == 0xe0 && s[1] < 0xa0) return 0;
+        if (c == 0xed && s[1] > 0x9f) return 0;
+        return 3;
+    }
+    if (left < 4 || (s[3] & 0xc0) != 0x80) return 0;
+    if (c == 0xf0 && s[1] < 0x90) return 0;
+    if (c == 0xf4 && s[1] > 0x8f) return 0;
+    return 4;
+}
+
+/* At most six bytes come out for each that goes in; the caller has reserved them, and two for the quotes. */
+static void put_string(Buffer *b, const unsigned char *s, size_t length) {
+    static const char hex[] = "0123456789abcdef";
+    PUT(b, "\"");
+    size_t i = 0;
+    while (i < length) {
+        unsigned char c = s[i];
+        if (c < 0x80) {
+            i++;
+            if (c >= 0x20 && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&') {
+                b->data[b->used++] = (char)c;
+                continue;
+            }
+            switch (c) {
+            case '"': PUT(b, "\\\""); break;
+            case '\\': PUT(b, "\\\\"); break;
+            case '\b': PUT(b, "\\b"); break;
+            case '\f': PUT(b, "\\f"); break;
+            case '\n': PUT(b, "\\n"); break;
+            case '\r': PUT(b, "\\r"); break;
+            case '\t': PUT(b, "\\t"); break;
+            default:
+                PUT(b, "\\u00");
+                b->data[b->used++] = hex[c >> 4];
+                b->data[b->used++] = hex[c & 15];
+            }
+            continue;
+        }
+        size_t n = utf8_length(s + i, length - i);
+        if (n == 0) {
+            PUT(b, "\\ufffd");
+            i++;
+        } else if (n == 3 && c == 0xe2 && s[i + 1] == 0x80 && (s[i + 2] & 0xfe) == 0xa8) {
+            PUT(b, "\\u202");
+            b->data[b->used++] = s[i + 2] == 0xa8 ? '8' : '9';
+            i += 3;
+        } else {
+            put(b, (const char *)s + i, n);
+            i += n;
+        }
+    }
+    PUT(b, "\"");
+}
+
+/* ---- times ---- */
+
+static void put_digits(Buffer *b, uint32_t value, int width) {
+    char digits[10];
+    for (int i = width - 1; i >= 0; i--) {
+        digits[i] = (char)('0' + value % 10);
+        value /= 10;
+    }
+    put(b, digits, (size_t)width);
+}
+
+/* RFC 3339 with nanoseconds, UTC, trailing zeros of the fraction dropped; any int64 count of nanoseconds. */
+static void put_time(Buffer *b, int64_t ns) {
+    int64_t seconds = ns / 1000000000, fraction = ns % 1000000000;
+    if (fraction < 0) {
+        fraction += 1000000000;
+        seconds--;
+    }
+    int64_t days = seconds / 86400, second = seconds % 86400;
+    if (second < 0) {
+        second += 86400;
+        days--;
+    }
+    /* Days to civil date, proleptic Gregorian, years counted from March. */
+    int64_t z = days + 719468;
+    int64_t era = (z >= 0 ? z : z - 146096) / 146097;
+    uint32_t doe = (uint32_t)(z - era * 146097);
+    uint32_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
+    uint32_t doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    uint32_t mp = (5 * doy + 2) / 153;
+    uint32_t day = doy - (153 * mp + 2) / 5 + 1;
+    uint32_t month = mp < 10 ? mp + 3 : mp - 9;
+    int64_t year = (int64_t)yoe + era * 400 + (month <= 2);
+    put_digits(b, (uint32_t)year, 4);
+    PUT(b, "-");
+    put_digits(b, month, 2);
+    PUT(b, "-");
+    put_digits(b, day, 2);
+    PUT(b, "T");
+    put_digits(b, (uint32_t)(second / 3600), 2);
+    PUT(b, ":");
+    put_digits(b, (uint32_t)(second / 60 % 60), 2);
+    PUT(b, ":");
+    put_digits(b, (uint32_t)(second % 60), 2);
+    if (fraction) {
+        PUT(b, ".");
+        int width = 9;
+        while (fraction % 10 == 0) {
+            fraction /= 10;
+            width--;
+        }
+        put_digits(b, (uint32_t)fraction, width);
+    }
+    PUT(b, "Z");
+}
+
+/* ---- entries ---- */
+
+/* What a directory entry says before its object id; see `Attributes` in agent/volumes/attributes.py. */
+typedef struct {
+    char type;
+    uint32_t mode, uid, gid;
+    int64_t size, mtime;
+} Stat;
+
+#define ENTRY_OVERHEAD 256
+
+static void put_prefix(Buffer *b, const unsigned char *name, size_t length, const Stat *st) {
+    PUT(b, "{");
+    if (length) {
+        PUT(b, "\"name\":");
+        put_string(b, name, length);
+        PUT(b, ",");
+    }
+    PUT(b, "\"type\":\"");
+    b->data[b->used++] = st->type;
+    PUT(b, "\"");
+    if (st->mode) {
+        char digits[12];
+        size_t n = sizeof digits;
+        uint32_t mode = st->mode;
+        do {
+            digits[--n] = (char)('0' + (mode & 7));
+            mode >>= 3;
+        } while (mode);
+        digits[--n] = '0';
+        PUT(b, ",\"mode\":\"");
+        put(b, digits + n, sizeof digits - n);
+        PUT(b, "\"");
+    }
+    if (st->size) {
+        PUT(b, ",\"size\":");
+        put_signed(b, st->size);
+    }
+    if (st->mtime) {
+        PUT(b, ",\"mtime\":\"");
+        put_time(b, st->mtime);
+        PUT(b, "\"");
+    }
+    if (st->uid) {
+        PUT(b, ",\"uid\":");
+        put_unsigned(b, st->uid);
+    }
+    if (st->gid) {
+        PUT(b, ",\"gid\":");
+        put_unsigned(b, st->gid);
+    }
+    PUT(b, ",\"obj\":\"");
+}
+
+static PyObject *entry_prefix(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer name;
+    Stat st;
+    char type;
+    unsigned long mode, uid, gid;
+    long long size, mtime;
+    if (!PyArg_ParseTuple(args, "y*ckLLkk", &name, &type, &mode, &size, &mtime, &uid, &gid)) return NULL;
+    if (type < 0 || mode > UINT32_MAX || uid > UINT32_MAX || gid > UINT32_MAX) {
+        PyBuffer_Release(&name);
+        PyErr_SetString(PyExc_ValueError, "type, mode, uid or gid out of range");
+        return NULL;
+    }
+    st = (Stat){type, (uint32_t)mode, (uint32_t)uid, (uint32_t)gid, size, mtime};
+    Buffer b = {0};
+    if (reserve(&b, (size_t)name.len * 6 + ENTRY_OVERHEAD) < 0) {
+        PyBuffer_Release(&name);
+        return PyErr_NoMemory();
+    }
+    put_prefix(&b, name.buf, (size_t)name.len, &st);
+    PyBuffer_Release(&name);
+    PyObject *result = PyBytes_FromStringAndSize(b.data, (Py_ssize_t)b.used);
+    PyMem_RawFree(b.data);
+    return result;
+}
+
+#define POSIX_TYPE 0170000
+#define GO_SETUID (1u << 23)
+#define GO_SETGID (1u << 22)
+#define GO_STICKY (1u << 20)
+
+static uint32_t go_mode(uint64_t posix) {
+    return (uint32_t)(posix & 0777) | (posix & 04000 ? GO_SETUID : 0) | (posix & 02000 ? GO_SETGID : 0) |
+           (posix & 01000 ? GO_STICKY : 0);
+}
+
+/* The five values of an `Attributes` that a directory entry needs. */
+static int take_stat(PyObject *attributes, PyObject *const names[5], Stat *st) {
+    int64_t values[5];
+    for (int i = 0; i < 5; i++) {
+        PyObject *value = PyObject_GetAttr(attributes, names[i]);
+        if (value == NULL) return -1;
+        values[i] = PyLong_AsLongLong(value);
+        Py_DECREF(value);
+        if (values[i] == -1 && PyErr_Occurred()) return -1;
+    }
+    uint32_t kind = (uint32_t)values[0] & POSIX_TYPE;
+    st->type = kind == 0040000 ? 'd' : kind == 0120000 ? 's' : 'f';
+    st->mode = go_mode((uint64_t)values[0]);
+    st->size = st->type == 'd' ? 0 : values[1];
+    st->mtime = values[2];
+    st->uid = (uint32_t)values[3];
+    st->gid = (uint32_t)values[4];
+    return 0;
+}
+
+static PyObject *entry_prefixes(PyObject *self, PyObject *args) {
+    (void)self;
+    static const char *const fields[5] = {"mode", "size", "mtime_ns", "uid", "gid"};
+    PyObject *names, *stats, *keys[5] = {NULL}, *result = NULL;
+    Buffer b = {0};
+    if (!PyArg_ParseTuple(args, "O!O", &PyList_Type, &names, &stats)) return NULL;
+    Py_ssize_t count = PyList_GET_SIZE(names);
+    stats = PySequence_Tuple(stats);
+    if (stats == NULL) return NULL;
+    if (PyTuple_GET_SIZE(stats) != count) {
+        PyErr_SetString(PyExc_ValueError, "not as many attributes as names");
+        goto done;
+    }
+    for (int i = 0; i < 5; i++) {
+        keys[i] = PyUnicode_InternFromString(fields[i]);
+        if (keys[i] == NULL) goto done;
+    }
+    result = PyList_New(count);
+    for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
+        char *name;
+        Py_ssize_t length;
+        Stat st;
+        PyObject *item = NULL;
+        if (PyList_GET_SIZE(names) != count) {
+            PyErr_SetString(PyExc_RuntimeError, "the list of names changed meanwhile");
+        } else if (PyBytes_AsStringAndSize(PyList_GET_ITEM(names, i), &name, &length) == 0) {
+            b.used = 0;
+            if (reserve(&b, (size_t)length * 6 + ENTRY_OVERHEAD) < 0) {
+                PyErr_NoMemory();
+            } else if (take_stat(PyTuple_GET_ITEM(stats, i), keys, &st) == 0) {
+                put_prefix(&b, (unsigned char *)name, (size_t)length, &st);
+                item = PyBytes_FromStringAndSize(b.data, (Py_ssize_t)b.used);
+            }
+        }
+        if (item == NULL)
+            Py_CLEAR(result);
+        else
+            PyList_SET_ITEM(result, i, item);
+    }
+done:
+    Py_DECREF(stats);
+    for (int i = 0; i < 5; i++) Py_XDECREF(keys[i]);
+    PyMem_RawFree(b.data);
+    return result;
+}
+
+static PyObject *quote_string(PyObject *self, PyObject *arg) {
+    (void)self;
+    Py_buffer text;
+    if (PyObject_GetBuffer(arg, &text, PyBUF_SIMPLE) < 0) return NULL;
+    Buffer b = {0};
+    if (reserve(&b, (size_t)text.len * 6 + 2) < 0) {
+        PyBuffer_Release(&text);
+        return PyErr_NoMemory();
+    }
+    put_string(&b, text.buf, (size_t)text.len);
+    PyBuffer_Release(&text);
+    PyObject *result = PyBytes_FromStringAndSize(b.data, (Py_ssize_t)b.used);
+    PyMem_RawFree(b.data);
+    return result;
+}
+
+static PyObject *format_time(PyObject *self, PyObject *arg) {
+    (void)self;
+    long long ns = PyLong_AsLongLong(arg);
+    if (ns == -1 && PyErr_Occurred()) return NULL;
+    char text[64];
+    Buffer b = {text, 0, sizeof text};
+    put_time(&b, ns);
+    return PyBytes_FromStringAndSize(b.data, (Py_ssize_t)b.used);
+}
+
+/* ---- finding values ---- */
+
+#define MAX_DEPTH 512
+#define INCOMPLETE (-1)
+#define MALFORMED (-2)
+
+static int is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+
+/* Position after the string that starts at `i`. */
+static Py_ssize_t skip_string(const char *s, Py_ssize_t i, Py_ssize_t length) {
+    for (i++; i < length; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c == '"') return i + 1;
+        if (c < 0x20) return MALFORMED;
+        if (c == '\\') i++;
+    }
+    return INCOMPLETE;
+}
+
+/* Position after the value that starts at `i` (no space before it). Brackets have to match; what stands between
+ * them is left to the decoder. A number or literal at the end of the data counts as incomplete. */
+static Py_ssize_t skip_value(const char *s, Py_ssize_t i, Py_ssize_t length) {
+    char open[MAX_DEPTH];
+    int depth = 0;
+    while (i < length) {
+        char c = s[i];
+        if (c == '"') {
+            i = skip_string(s, i, length);
+            if (i < 0) return i;
+        } else if (c == '{' || c == '[') {
+            if (depth == MAX_DEPTH) return MALFORMED;
+            open[depth++] = c;
+            i++;
+            continue;
+        } else if (c == '}' || c == ']') {
+            if (depth == 0 || open[--depth] != (c == '}' ? '{' : '[')) return MALFORMED;
+            i++;
+        } else if (c == ',' || c == ':' || is_space(c)) {
+            if (depth == 0) return MALFORMED;
+            i++;
+            continue;
+        } else if ((unsigned char)c < 0x20 || c == 0x7f) {
+            return MALFORMED;
+        } else {
+            while (i < length && s[i] != ',' && s[i] != ':' && s[i] != '}' && s[i] != ']' && !is_space(s[i])) {
+                if (s[i] == '"' || s[i] == '{' || s[i] == '[') return MALFORMED;
+                i++;
+            }
+            if (i == length) return INCOMPLETE;
+        }
+        if (depth == 0) return i;
+    }
+    return INCOMPLETE;
+}
+
+static PyObject *malformed(Py_ssize_t position) {
+    PyErr_Format(PyExc_ValueError, "malformed JSON near byte %zd", position);
+    return NULL;
+}
+
+static PyObject *scan_value(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer data;
+    Py_ssize_t start;
+    if (!PyArg_ParseTuple(args, "y*n", &data, &start)) return NULL;
+    Py_ssize_t end = start < 0 || start > data.len ? MALFORMED : skip_value(data.buf, start, data.len);
+    PyBuffer_Release(&data);
+    if (end == MALFORMED) return malformed(start);
+    return PyLong_FromSsize_t(end);
+}
+
+enum { FIRST = 0, REQUIRED = 1, AFTER = 2, CLOSED = 3 };
+
+static PyObject *split_elements(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer data;
+    Py_ssize_t i;
+    int state;
+    if (!PyArg_ParseTuple(args, "y*ni", &data, &i, &state)) return NULL;
+    const char *s = data.buf;
+    Py_ssize_t length = data.len;
+    PyObject *found = NULL, *result = NULL;
+    if (i < 0 || i > length || state < FIRST || state > AFTER) {
+        PyErr_SetString(PyExc_ValueError, "start or state out of range");
+        goto done;
+    }
+    found = PyList_New(0);
+    if (found == NULL) goto done;
+    for (;;) {
+        while (i < length && is_space(s[i])) i++;
+        if (i == length) break;
+        if (s[i] == ']') {
+            if (state == REQUIRED) {
+                malformed(i);
+                goto done;
+            }
+            i++;
+            state = CLOSED;
+            break;
+        }
+        if (state == AFTER) {
+            if (s[i] != ',') {
+                malformed(i);
+                goto done;
+            }
+            i++;
+            state = REQUIRED;
+            continue;
+        }
+        Py_ssize_t end = skip_value(s, i, length);
+        if (end == MALFORMED) {
+            malformed(i);
+            goto done;
+        }
+        if (end == INCOMPLETE) break;
+        PyObject *element = PyBytes_FromStringAndSize(s + i, end - i);
+        if (element == NULL) goto done;
+        int failed = PyList_Append(found, element);
+        Py_DECREF(element);
+        if (failed < 0) goto done;
+        i = end;
+        state = AFTER;
+    }
+    result = Py_BuildValue("Oni", found, i, state);
+done:
+    Py_XDECREF(found);
+    PyBuffer_Release(&data);
+    return result;
+}
+
+/* ---- runs of unchanged entries ---- */
+
+/* True when `raw` is `prefix`, an object id and the end of the object, and nothing else. */
+static int is_unchanged(PyObject *raw, PyObject *prefix) {
+    if (!PyBytes_Check(raw) || !PyBytes_Check(prefix)) return 0;
+    Py_ssize_t have = PyBytes_GET_SIZE(raw), want = PyBytes_GET_SIZE(prefix);
+    const char *s = PyBytes_AS_STRING(raw);
+    if (have < want + 3 || memcmp(s, PyBytes_AS_STRING(prefix), (size_t)want) != 0) return 0;
+    if (s[have - 2] != '"' || s[have - 1] != '}') return 0;
+    for (Py_ssize_t i = want; i < have - 2; i++) {
+        char c = s[i];
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))) return 0;
+    }
+    return 1;
+}
+
+static PyObject *unchanged_run(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *prefixes, *raws;
+    Py_ssize_t i, j, n = 0;
+    if (!PyArg_ParseTuple(args, "O!nO!n", &PyList_Type, &prefixes, &i, &PyList_Type, &raws, &j)) return NULL;
+    if (i < 0 || j < 0) {
+        PyErr_SetString(PyExc_ValueError, "negative start");
+        return NULL;
+    }
+    while (i + n < PyList_GET_SIZE(prefixes) && j + n < PyList_GET_SIZE(raws) &&
+           is_unchanged(PyList_GET_ITEM(raws, j + n), PyList_GET_ITEM(prefixes, i + n))) {
+        n++;
+    }
+    return PyLong_FromSsize_t(n);
+}
 
 PyMethodDef entry_methods[] = {
+    {"entry_prefix", entry_prefix, METH_VARARGS, NULL},
+    {"entry_prefixes", entry_prefixes, METH_VARARGS, NULL},
+    {"quote_string", quote_string, METH_O, NULL},
+    {"format_time", format_time, METH_O, NULL},
+    {"scan_value", scan_value, METH_VARARGS, NULL},
+    {"split_elements", split_elements, METH_VARARGS, NULL},
+    {"unchanged_run", unchanged_run, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
