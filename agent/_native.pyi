@@ -47,3 +47,46 @@ def split_elements(data: Buffer, start: int, state: int, /) -> tuple[list[bytes]
 
 def unchanged_run(prefixes: list[bytes], i: int, raws: list[bytes], j: int, /) -> int:
     """How many entries in a row, from `raws[j]`, are their `prefixes[i]`, an object id and nothing else."""
+
+# tree.c. A name is one raw component of a path; anything else (empty, `.`, `..`, with `/` or NUL) is EINVAL for its
+# item. A stat tuple is (mode, size, mtime_ns, uid, gid, dev, ino, nlink, rdev). An int in place of a result is an
+# errno.
+
+def list_names(directory: int, /) -> list[tuple[bytes, int]]:
+    """The next names of an open directory (up to 128 KiB of kernel entries) with their `d_type`; empty at the end."""
+
+def stat_many(
+    directory: int, names: Sequence[bytes], /
+) -> list[tuple[int, int, int, int, int, int, int, int, int] | int]:
+    """lstat of each name."""
+
+def read_many(
+    directory: int, names: Sequence[bytes], limit: int, total: int, /
+) -> list[tuple[tuple[int, int, int, int, int, int, int, int, int], bytes | None] | int]:
+    """Each regular file whole, links not followed; None for data beyond `limit` bytes or without room in `total`.
+
+    A directory is EISDIR, anything else that is no regular file ESTALE.
+    """
+
+def readlink_many(directory: int, names: Sequence[bytes], /) -> list[bytes | int]:
+    """The target of each symbolic link."""
+
+def create_many(directory: int, items: Sequence[tuple[bytes, Buffer, int, int, int, int]], flags: int, /) -> list[int]:
+    """Create each file (name, data, mode, uid, gid, mtime_ns).
+
+    Results: 0; an errno when the file could not be made (nothing is left behind); minus an errno when it is there but
+    owner, mode or time was refused (set-id bits are then left out). After ENOSPC or EDQUOT the rest is not tried.
+    Flags: 1 owner, 2 mode, 4 times, 8 replace what is there.
+    """
+
+def symlink_many(directory: int, items: Sequence[tuple[bytes, Buffer, int, int, int, int]], flags: int, /) -> list[int]:
+    """Create each symbolic link; the data is the target. Results and flags as for `create_many`."""
+
+def data_runs(data: Buffer, block: int, /) -> list[tuple[int, int]]:
+    """(start, length) of each stretch of blocks that are not all zero; only the last block may be short."""
+
+def allocate(descriptor: int, mode: int, offset: int, length: int, /) -> None:
+    """fallocate(2) as it is: no emulation. Raises OSError."""
+
+def sync_filesystem(descriptor: int, /) -> None:
+    """syncfs(2): everything written to this file system is on stable storage. Raises OSError."""

@@ -1,0 +1,308 @@
+"""The read side of a file tree: directories in Kopia's order, attributes and small files in native batches.
+
+Upload walks a volume with this. Everything below the root is reached by descriptor and name without following links, so
+a tree that changes under the walk can give wrong data but never another tree. What cannot be read is a value
+(`Unreadable`), because one bad file must not end a backup; only the root raises. Names are raw bytes.
+All of it is thread side; readers of one tree may be used from several threads, one reader's `batches` by one at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from agent import _native
+from agent.base.errors import SourceNotFound, SourceUnreadable, VolumeError
+from agent.volumes.attributes import Attributes, FileKind, attributes_of
+from agent.volumes.handles import DEFAULT_OPEN_DIRECTORIES, DirectoryHandles, DirectoryNode, is_entry_name
+from agent.volumes.holes import data_ranges
+from agent.volumes.names import NAMES_IN_MEMORY, NameSpill, SortedNames
+
+BATCH_NAMES = 2_000
+_FEW_NAMES = 1_024
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class TreeEntry(msgspec.Struct, frozen=True, gc=False):
+    """One name of a directory and what lstat says of it."""
+
+    name: bytes
+    attributes: Attributes
+
+
+class Unreadable(msgspec.Struct, frozen=True, gc=False):
+    """One name that could not be looked at or read: the errno says why."""
+
+    name: bytes
+    error: int
+
+    @property
+    def reason(self) -> str:
+        """The system's words for it."""
+        return os.strerror(self.error)
+
+
+class FileContent(msgspec.Struct, frozen=True, gc=False):
+    """A regular file as it was when it was read; `data` is None when it is larger than the caller wanted."""
+
+    name: bytes
+    attributes: Attributes
+    data: bytes | None
+
+
+class LinkTarget(msgspec.Struct, frozen=True, gc=False):
+    """Where a symbolic link points."""
+
+    name: bytes
+    target: bytes
+
+
+class FileReader:
+    """An open regular file, for those too large for a batch."""
+
+    def __init__(self, fd: int, attributes: Attributes) -> None:
+        self._fd = fd
+        self.attributes = attributes
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Fill the buffer from the current position; less than its length only at the end of the file.
+
+        Raises OSError.
+        """
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            got = os.readv(self._fd, [view[done:]])
+            if not got:
+                break
+            done += got
+        return done
+
+    def readinto_at(self, buffer: bytearray | memoryview, offset: int) -> int:
+        """As `readinto`, from a position and without moving; for several threads on one file. Raises OSError."""
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            got = os.preadv(self._fd, [view[done:]], offset + done)
+            if not got:
+                break
+            done += got
+        return done
+
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of what is not a hole, up to the size at opening; moves the position."""
+        return data_ranges(self._fd, self.attributes.size)
+
+    @property
+    def may_have_holes(self) -> bool:
+        """Whether fewer blocks are allocated than the size needs; asking is one cheap call."""
+        status = os.fstat(self._fd)
+        return status.st_blocks * 512 < status.st_size
+
+    def close(self) -> None:
+        """Close the file; again does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class _Tree:
+    """What the readers of one tree share: descriptors, spilled names, the budget of names in memory."""
+
+    def __init__(self, handles: DirectoryHandles, spill: NameSpill, names_in_memory: int) -> None:
+        self.handles = handles
+        self.spill = spill
+        self._names_left = names_in_memory
+        self._few = min(_FEW_NAMES, names_in_memory)
+        self._lock = threading.Lock()
+
+    def list(self, fd: int) -> SortedNames:
+        with self._lock:
+            allowed = max(self._names_left, self._few)
+        names = SortedNames(self.spill, in_memory=allowed)
+        try:
+            names.list(fd)
+        except BaseException:
+            names.close()
+            raise
+        with self._lock:
+            self._names_left -= names.held
+        return names
+
+    def drop(self, names: SortedNames) -> None:
+        with self._lock:
+            self._names_left += names.held
+        names.close()
+
+
+class DirectoryReader:
+    """One directory. Close it when its entries are done; closing the root closes the tree."""
+
+    def __init__(self, tree: _Tree, node: DirectoryNode, attributes: Attributes) -> None:
+        self._tree = tree
+        self._node = node
+        self.attributes = attributes
+
+    @property
+    def path(self) -> bytes:
+        """The path for messages."""
+        return self._node.path()
+
+    def batches(self, size: int = BATCH_NAMES) -> Iterator[list[TreeEntry | Unreadable]]:
+        """All entries in Kopia's order (§14.13), at most `size` a batch. Names that vanish meanwhile are left out.
+
+        The names are those of the first call. Raises OSError when the directory cannot be listed.
+        """
+        handles = self._tree.handles
+        with handles.pinned(self._node) as fd:
+            os.lseek(fd, 0, os.SEEK_SET)
+            names = self._tree.list(fd)
+        try:
+            remaining = iter(names)
+            while batch := list(islice(remaining, size)):
+                with handles.pinned(self._node) as fd:
+                    found = _native.stat_many(fd, batch)
+                entries: list[TreeEntry | Unreadable] = []
+                for name, status in zip(batch, found, strict=True):
+                    if not isinstance(status, int):
+                        entries.append(TreeEntry(name, Attributes(*status)))
+                    elif status != errno.ENOENT:
+                        entries.append(Unreadable(name, status))
+                yield entries
+        finally:
+            self._tree.drop(names)
+
+    def look_up(self, name: bytes) -> TreeEntry | Unreadable:
+        """One entry by name; ENOENT when there is none."""
+        return self.look_up_many([name])[0]
+
+    def look_up_many(self, names: Sequence[bytes]) -> list[TreeEntry | Unreadable]:
+        """Entries by name, in the order of `names`."""
+        with self._tree.handles.pinned(self._node) as fd:
+            found = _native.stat_many(fd, names)
+        return [
+            Unreadable(name, status) if isinstance(status, int) else TreeEntry(name, Attributes(*status))
+            for name, status in zip(names, found, strict=True)
+        ]
+
+    def read_files(self, names: Sequence[bytes], limit: int, *, total: int) -> list[FileContent | Unreadable]:
+        """Small regular files whole, in the order of `names`; together at most `total` bytes are read.
+
+        Files with more than `limit` bytes, and those for which `total` has no room, have no data: take `open_file`.
+        The attributes are those of the open file before its first byte was read.
+        """
+        with self._tree.handles.pinned(self._node) as fd:
+            found = _native.read_many(fd, names, limit, total)
+        return [
+            Unreadable(name, item) if isinstance(item, int) else FileContent(name, Attributes(*item[0]), item[1])
+            for name, item in zip(names, found, strict=True)
+        ]
+
+    def read_links(self, names: Sequence[bytes]) -> list[LinkTarget | Unreadable]:
+        """Targets of symbolic links, in the order of `names`."""
+        with self._tree.handles.pinned(self._node) as fd:
+            found = _native.readlink_many(fd, names)
+        return [
+            Unreadable(name, item) if isinstance(item, int) else LinkTarget(name, item)
+            for name, item in zip(names, found, strict=True)
+        ]
+
+    def open_file(self, name: bytes) -> FileReader | Unreadable:
+        """A regular file for streaming. Directories are EISDIR, other types ESTALE."""
+        try:
+            with self._tree.handles.pinned(self._node) as directory:
+                fd = _open_file(name, directory)
+            try:
+                attributes = attributes_of(os.fstat(fd))
+                if attributes.kind is not FileKind.FILE:
+                    os.close(fd)
+                    return Unreadable(name, errno.EISDIR if attributes.is_directory else errno.ESTALE)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            except OSError:
+                os.close(fd)
+                raise
+        except OSError as error:
+            return Unreadable(name, error.errno or errno.EIO)
+        return FileReader(fd, attributes)
+
+    def open_directory(self, name: bytes) -> DirectoryReader | Unreadable:
+        """A directory below this one. A link or file in its place is ENOTDIR or ELOOP."""
+        try:
+            node, status = self._tree.handles.enter(self._node, name)
+        except OSError as error:
+            return Unreadable(name, error.errno or errno.EIO)
+        return DirectoryReader(self._tree, node, attributes_of(status))
+
+    def crosses_mount(self, attributes: Attributes) -> bool:
+        """Whether an entry of this directory lies on another file system."""
+        return attributes.dev != self._node.dev
+
+    def close(self) -> None:
+        """Give the descriptor back; for the root: of the whole tree."""
+        if self._node.parent is None:
+            self._tree.handles.close()
+            self._tree.spill.close()
+        else:
+            self._tree.handles.leave(self._node)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def open_directory(
+    path: str | bytes,
+    *,
+    open_directories: int = DEFAULT_OPEN_DIRECTORIES,
+    names_in_memory: int = NAMES_IN_MEMORY,
+    spill_folder: str | None = None,
+) -> DirectoryReader:
+    """The root of a tree. Links in `path` itself are followed, none below it.
+
+    At most about `open_directories` descriptors are held for the tree, however deep it is, and `names_in_memory` names
+    (a few more in each listing that goes on); what is beyond goes to a nameless file in `spill_folder`.
+    Raises `SourceNotFound`, `SourceUnreadable`.
+    """
+    try:
+        handles = DirectoryHandles(path, limit=open_directories)
+        status = os.fstat(handles.root.fd)
+    except OSError as error:
+        raise source_error(path, error) from error
+    tree = _Tree(handles, NameSpill(spill_folder), names_in_memory)
+    return DirectoryReader(tree, handles.root, attributes_of(status))
+
+
+def source_error(path: str | bytes, error: OSError) -> VolumeError:
+    """The error for a source that cannot be opened."""
+    name = os.fsdecode(path)
+    if error.errno == errno.ENOENT:
+        return SourceNotFound(f"there is nothing at {name!r} to read", hint="check the path")
+    if error.errno == errno.ENOTDIR:
+        return SourceUnreadable(f"{name!r} is not a directory", hint="name a directory, or read it as a file or device")
+    return SourceUnreadable(f"cannot open {name!r}: {error.strerror}", hint="check its permissions and its mount")
+
+
+def _open_file(name: bytes, directory: int) -> int:
+    if not is_entry_name(name):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    try:
+        return os.open(name, _FILE_FLAGS | os.O_NOATIME, dir_fd=directory)
+    except PermissionError as error:
+        if error.errno != errno.EPERM:
+            raise
+        return os.open(name, _FILE_FLAGS, dir_fd=directory)
