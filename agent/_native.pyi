@@ -90,3 +90,25 @@ def allocate(descriptor: int, mode: int, offset: int, length: int, /) -> None:
 
 def sync_filesystem(descriptor: int, /) -> None:
     """syncfs(2): everything written to this file system is on stable storage. Raises OSError."""
+
+# split.c
+
+def buzhash_cut(buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, /) -> int:
+    """The length of the chunk that begins with `buffer`, or 0 when its first `length` bytes hold no cut (§6.3).
+
+    Cuts up to `scanned` were looked for before. `minimum` is at least 64. Raises `ValueError` when lengths contradict.
+    """
+
+def rabin_karp_cut(buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, /) -> int:
+    """As `buzhash_cut`, with the other rolling hash."""
+
+# index.c
+
+def find_key(buffer: Buffer, base: int, stride: int, key_size: int, count: int, key: Buffer, /) -> int:
+    """Position of `key` among `count` sorted entries of `stride` bytes from `base` on, each with its key first; or -1.
+
+    A key of another size than `key_size` is absent. Raises `ValueError` when the entries do not lie inside the buffer.
+    """
+
+def find_keys(buffer: Buffer, base: int, stride: int, key_size: int, count: int, keys: Buffer, /) -> bytes:
+    """As `find_key` for concatenated keys: native int64 positions (`memoryview(…).cast("q")`). Releases the lock."""

@@ -11,6 +11,7 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *m = PyModule_Create(&module);
     if (m == NULL) return NULL;
+    split_prepare();
     if (PyModule_AddFunctions(m, split_methods) < 0 || PyModule_AddFunctions(m, index_methods) < 0 ||
         PyModule_AddFunctions(m, tree_methods) < 0 || PyModule_AddFunctions(m, entry_methods) < 0) {
         Py_DECREF(m);

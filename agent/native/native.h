@@ -4,6 +4,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+void split_prepare(void); /* once, before any call */
+
 extern PyMethodDef split_methods[];
 extern PyMethodDef index_methods[];
 extern PyMethodDef tree_methods[];
