@@ -18,17 +18,17 @@ Buffer = bytes | bytearray | memoryview
 
 BlobId = NewType("BlobId", str)
 
-_VALID_ID = re.compile(r"[!-.0-~]+\Z").match
+_VALID_ID = re.compile(r"[!-.0-[\]-~]+\Z").match
 
 MAX_BLOB_ID_LENGTH = 200
-"""Characters. Longer names do not fit a file name together with the suffix of a temporary file."""
+"""Characters. Longer ones do not fit a file name together with the suffix of a temporary file."""
 
 
 def check_blob_id(blob_id: BlobId) -> None:
     """Raise `BlobIdInvalid` for what cannot name a blob in every store.
 
-    Valid are 1 to 200 printable ASCII characters other than space and `/`, the first of them not a dot: then an id is
-    never a path, never hidden, and means the same to every store.
+    Valid are 1 to 200 printable ASCII characters other than space and slashes of either kind, the first of them not a
+    dot: then an id is never a path, never hidden, and means the same to every store.
     """
     if not 0 < len(blob_id) <= MAX_BLOB_ID_LENGTH or blob_id[0] == "." or not _VALID_ID(blob_id):
         raise BlobIdInvalid(f"a blob cannot be named {blob_id[:80]!r}")

@@ -29,7 +29,7 @@ UNUSUAL_IDS = (
     "p" * 200,
     "xn0_3f33+aa-sdb2a010d51f76585147-c1",
     "n%2Fescaped%00percent-not-decoded",
-    "q~!$&'()*,;=:@-._[]{}|^`<>\"\\#?",
+    "q~!$&'()*,;=:@-._[]{}|^`<>\"#?",
     "P" + PACK[1:],
 )
 
@@ -43,6 +43,8 @@ class StorageConformance:
 
     conditional_put = True
     """Whether the store keeps the promise of `if_absent`."""
+    atomic_overwrite = True
+    """Whether readers of a blob that is being replaced see the old or the new one."""
     many_keys = 1100
     """Blobs of the pagination test; more than one page of an S3 listing."""
     big = 9 << 20
@@ -184,7 +186,9 @@ class StorageConformance:
         await storage.delete([BlobId(blob_id) for blob_id in UNUSUAL_IDS])
         assert await _ids(storage) == []
 
-    @pytest.mark.parametrize("bad", ["", ".", "..", ".hidden", "a/b", "../up", "a\0b", "a b", "é", "a\n", "x" * 201])
+    @pytest.mark.parametrize(
+        "bad", ["", ".", "..", ".hidden", "a/b", "a\\b", "../up", "a\0b", "a b", "é", "a\n", "x" * 201]
+    )
     async def test_ids_that_are_no_names_are_refused(self, storage: BlobStorage, bad: str) -> None:
         blob_id = BlobId(bad)
         for call in (
@@ -210,6 +214,8 @@ class StorageConformance:
         assert await storage.get(PACK, (5 << 20) - 7, 1 << 20) == data[(5 << 20) - 7 : (6 << 20) - 7]
 
     async def test_readers_never_see_a_part_of_a_blob(self, storage: BlobStorage) -> None:
+        if not self.atomic_overwrite:
+            return
         versions = [bytes([65 + i]) * (100_000 + i) for i in range(4)]
         await storage.put(PACK, [versions[0]])
 

@@ -1,0 +1,96 @@
+"""Request bodies made of the caller's buffers, and responses read into one.
+
+aiohttp would copy a large body whole, or hand the caller's memory to the transport, which may still send from it after
+a canceled request. Here each piece is copied once, while it is hot, right before it is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+
+from agent.base.errors import StorageUnavailable
+from agent.storage.base import Buffer
+
+_PIECE = 256 << 10
+
+
+class PiecewiseBody:
+    """A body for botocore (file-like: `read`, `seek`, `tell`) and aiohttp (async iterable) over several buffers."""
+
+    def __init__(self, data: Sequence[Buffer]) -> None:
+        self._views = [view for buffer in data if (view := memoryview(buffer))]
+        self._length = sum(map(len, self._views))
+        self._position = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __bool__(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes from the position on; botocore's signer reads so."""
+        end = self._length if size < 0 else min(self._position + size, self._length)
+        data = b"".join(self.slice(self._position, end))
+        self._position = end
+        return data
+
+    def seek(self, position: int) -> int:
+        """Set the position."""
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def slice(self, start: int, end: int) -> list[memoryview]:
+        """The caller's memory from `start` to `end`, without copies."""
+        parts = []
+        for view in self._views:
+            if start < len(view) and end > 0:
+                parts.append(view[max(start, 0) : end])
+            start -= len(view)
+            end -= len(view)
+        return parts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for view in self._views:
+            for start in range(0, len(view), _PIECE):
+                yield bytes(view[start : start + _PIECE])
+
+
+async def digest(algorithm: str, data: Sequence[Buffer]) -> str:
+    """Base64 of the checksum as S3 headers carry it, computed in a thread. `algorithm` is one of `CHECKSUMS`."""
+    return await asyncio.to_thread(_digest, algorithm, data)
+
+
+def _digest(algorithm: str, data: Sequence[Buffer]) -> str:
+    if algorithm == "CRC32":
+        crc = 0
+        for buffer in data:
+            crc = zlib.crc32(buffer, crc)
+        return base64.b64encode(crc.to_bytes(4, "big")).decode()
+    hasher = hashlib.new(algorithm, usedforsecurity=False)
+    for buffer in data:
+        hasher.update(buffer)
+    return base64.b64encode(hasher.digest()).decode()
+
+
+async def read_exactly(chunks: AsyncIterable[bytes], length: int, what: str) -> bytearray:
+    """`length` bytes of a response in one buffer. Raises `StorageUnavailable` when it holds more or fewer."""
+    data = bytearray(length)
+    position = 0
+    async for chunk in chunks:
+        end = position + len(chunk)
+        if end > length:
+            raise StorageUnavailable(f"{what}: the answer is longer than the {length} bytes it announced")
+        data[position:end] = chunk
+        position = end
+    if position < length:
+        raise StorageUnavailable(f"{what}: the answer ended after {position} of {length} bytes")
+    return data

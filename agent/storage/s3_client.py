@@ -1,0 +1,101 @@
+"""Making the aiobotocore client: the only place that knows botocore's settings.
+
+Imported when the first `s3://` URL is opened, never before: botocore takes a while and a lot of memory.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from aiobotocore.config import AioConfig
+from aiobotocore.parsers import AioResponseParserFactory
+from aiobotocore.session import AioSession
+from botocore.utils import conditionally_calculate_md5, parse_timestamp
+
+from agent.storage.s3_config import AUTO_REGION, S3Config
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
+
+FALLBACK_REGION = "us-east-1"
+
+
+async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S3Client:
+    """A client for `region` ("" or `auto`: what the environment says), closed with `stack`."""
+    session = AioSession(profile=config.profile or None)
+    if config.credentials_file:
+        session.set_config_variable("credentials_file", config.credentials_file)
+    factory = AioResponseParserFactory()
+    factory.set_parser_defaults(timestamp_parser=parse_time)
+    session.register_component("response_parser_factory", factory)
+    if region in ("", AUTO_REGION):
+        region = _default_region(session, config)
+    if config.insecure_skip_tls_verify:
+        structlog.get_logger().warning(
+            "TLS certificates are not verified: anybody on the way can read and change requests",
+            location=config.location,
+        )
+    settings = AioConfig(
+        signature_version="s3v4",
+        s3={
+            "addressing_style": "path" if config.use_path_style else "virtual",
+            "payload_signing_enabled": config.sign_payload,
+        },
+        retries={"mode": "standard", "total_max_attempts": 1},  # the retry wrapper does that
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        max_pool_connections=config.max_connections,
+        connect_timeout=config.connect_timeout,
+        read_timeout=config.read_timeout,
+        proxies={"http": config.proxy, "https": config.proxy} if config.proxy else None,
+        parameter_validation=False,
+        user_agent_appid="lighterage",
+    )
+    client: S3Client = await stack.enter_async_context(
+        session.create_client(
+            "s3",
+            region_name=region,
+            endpoint_url=config.endpoint or None,
+            verify=False if config.insecure_skip_tls_verify else config.ca_file or None,
+            aws_access_key_id=config.access_key or None,
+            aws_secret_access_key=config.secret_key or None,
+            aws_session_token=config.session_token or None,
+            config=settings,
+        )
+    )
+    events = client.meta.events
+    events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    events.register("before-send.s3", _expect_nothing)
+    return client
+
+
+def _default_region(session: AioSession, config: S3Config) -> str:
+    configured = session.get_config_variable("region")
+    if isinstance(configured, str) and configured and configured != AUTO_REGION:
+        return configured
+    return AUTO_REGION if config.endpoint.endswith(".r2.cloudflarestorage.com") else FALLBACK_REGION
+
+
+def _add_content_md5(params: dict[str, Any], **_: object) -> None:
+    """Stores older than AWS's flexible checksums want this header for batch deletes."""
+    headers = params["headers"]
+    for name in [name for name in headers if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-"))]:
+        del headers[name]
+    conditionally_calculate_md5(params)
+
+
+def _expect_nothing(request: Any, **_: object) -> None:
+    """No `Expect: 100-continue`: it costs a round trip for each put."""
+    request.headers.pop("Expect", None)
+
+
+def parse_time(text: str) -> datetime:
+    """botocore's timestamp parser with a short cut for the form of listings."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        parsed = parse_timestamp(text)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

@@ -1,0 +1,48 @@
+"""Real servers, started once for all tests of this tier."""
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+
+import pytest
+
+from agent.storage.base import BlobStorage
+from agent.storage.s3 import S3Storage
+from agent.storage.s3_config import S3Config
+from agent.testing.s3_server import RcloneServer, SeaweedServer
+
+_numbers = count()
+
+
+def config_for(server: SeaweedServer | RcloneServer, bucket: str, **options: object) -> S3Config:
+    return S3Config(
+        **{
+            "bucket": bucket,
+            "prefix": f"test-{next(_numbers)}/",
+            "endpoint": server.endpoint,
+            "region": "us-east-1",
+            "access_key": server.access_key,
+            "secret_key": server.secret_key,
+            **options,
+        }  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
+    with SeaweedServer(tmp_path_factory.mktemp("seaweed")) as server:
+        server.create_bucket("blobs")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneServer]:
+    with RcloneServer(tmp_path_factory.mktemp("rclone")) as server:
+        server.create_bucket("blobs")
+        yield server
+
+
+@pytest.fixture
+async def s3(seaweed: SeaweedServer) -> AsyncIterator[BlobStorage]:
+    storage = await S3Storage.open(config_for(seaweed, "blobs"))
+    yield storage
+    await storage.close()
