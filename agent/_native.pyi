@@ -112,3 +112,6 @@ def find_key(buffer: Buffer, base: int, stride: int, key_size: int, count: int, 
 
 def find_keys(buffer: Buffer, base: int, stride: int, key_size: int, count: int, keys: Buffer, /) -> bytes:
     """As `find_key` for concatenated keys: native int64 positions (`memoryview(…).cast("q")`). Releases the lock."""
+
+def first_unsorted(buffer: Buffer, base: int, stride: int, key_size: int, count: int, /) -> int:
+    """Position of the first entry whose key is not greater than the one before; -1 when sorted. Releases the lock."""

@@ -83,8 +83,31 @@ done:
     return result;
 }
 
+static PyObject *first_unsorted(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer buffer;
+    Py_ssize_t base;
+    table t;
+    if (!PyArg_ParseTuple(args, "y*nnnn", &buffer, &base, &t.stride, &t.key_size, &t.count)) return NULL;
+    PyObject *result = NULL;
+    if (fits(&buffer, base, &t)) {
+        t.entries = (const uint8_t *)buffer.buf + base;
+        Py_ssize_t found = -1;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t i = 1; i < t.count && found < 0; i++) {
+            const uint8_t *entry = t.entries + i * t.stride;
+            if (memcmp(entry - t.stride, entry, (size_t)t.key_size) >= 0) found = i;
+        }
+        Py_END_ALLOW_THREADS
+        result = PyLong_FromSsize_t(found);
+    }
+    PyBuffer_Release(&buffer);
+    return result;
+}
+
 PyMethodDef index_methods[] = {
     {"find_key", find_key, METH_VARARGS, NULL},
     {"find_keys", find_keys, METH_VARARGS, NULL},
+    {"first_unsorted", first_unsorted, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

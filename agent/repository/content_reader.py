@@ -1,0 +1,221 @@
+"""Contents by id: find them in the index, fetch their ranges, hand out what was verified.
+
+    read_batches  cids -> entries -> plan_ranges -> fetch ahead, bounded by bytes -> open a range's contents in a thread
+
+Single contents and batches go the same way. When a pack is gone, maintenance may have rewritten its contents since the
+index was loaded: the index is refreshed once and what moved is read from its new place. When a range turns out
+damaged, its contents are read one by one, so that an error names the content and its neighbours still come out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from agent.base.errors import BlobNotFound, BlobTooShort, ContentNotFound, CorruptContent, RepositoryError
+from agent.repository.content_cache import PackCache
+from agent.repository.content_codec import MAX_CONTENT_LENGTH, MAX_PACKED_LENGTH, ContentCodec, describe
+from agent.repository.ids import ContentId, content_text
+from agent.repository.index_entry import IndexEntry
+from agent.repository.index_set import IndexSet
+from agent.repository.range_plan import PackRange, plan_ranges
+from agent.storage.base import BlobStorage, Buffer
+
+Batch = list[tuple[ContentId, bytes]]
+OnError = Callable[[ContentId, RepositoryError], None]
+
+_WINDOW = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """Bounds of what a batched read keeps in memory."""
+
+    parallel: int = 8
+    """Ranges in flight."""
+    bytes_ahead: int = 96 << 20
+    """Ranges and their plaintexts, fetched and not yet taken; at least one range."""
+
+
+class ContentReader:
+    """Verified contents of one repository."""
+
+    def __init__(
+        self,
+        storage: BlobStorage,
+        index: IndexSet,
+        codec: ContentCodec,
+        packs: PackCache,
+        limits: ReadLimits | None = None,
+    ) -> None:
+        self._storage = storage
+        self._codec = codec
+        self._packs = packs
+        self._limits = limits or ReadLimits()
+        self.index = index
+
+    def find(self, cid: ContentId) -> IndexEntry | None:
+        """The entry in force, a deleted one included; no I/O beyond mapped files. Either side."""
+        return self.index.find(cid)
+
+    def find_many(self, cids: Sequence[ContentId]) -> list[IndexEntry | None]:
+        """`find` for each, from one state of the index. Either side."""
+        return self.index.find_many(cids)
+
+    async def get(self, cid: ContentId) -> bytes:
+        """One content, verified by its hash.
+
+        Raises `ContentNotFound` when no index names it or its pack is gone, `CorruptContent` when it is damaged.
+        """
+        entry = self._entry(cid)
+        try:
+            return await self._read_one(entry)
+        except BlobNotFound as error:
+            return await self._read_moved(entry, error)
+
+    def get_cached(self, cid: ContentId) -> bytes | None:
+        """The content when its pack is cached locally and undamaged there, else None. Thread side."""
+        entry = self.index.find(cid)
+        if entry is None or not self._packs.keeps(entry.pack):
+            return None
+        pack = self._packs.get(entry.pack)
+        if pack is None or entry.offset + entry.packed_length > len(pack):
+            return None
+        try:
+            return self._codec.open(entry, pack[entry.offset : entry.offset + entry.packed_length])
+        except CorruptContent:
+            self._packs.discard(entry.pack)
+            return None
+
+    async def read_many(
+        self, cids: Sequence[ContentId], *, on_error: OnError | None = None
+    ) -> AsyncIterator[tuple[ContentId, bytes]]:
+        """Each of the distinct `cids` once, by pack and offset rather than in the order asked.
+
+        A missing or damaged content raises, as `get` does; others that were asked for may not have come by then.
+        With `on_error` it is reported there instead and the others all come. Storage failures always raise.
+        """
+        async with aclosing(self.read_batches(cids, on_error=on_error)) as batches:
+            async for batch in batches:
+                for item in batch:
+                    yield item
+
+    async def read_batches(
+        self, cids: Sequence[ContentId], *, on_error: OnError | None = None
+    ) -> AsyncGenerator[Batch, None]:
+        """As `read_many`, a range of a pack at a time: fewer hops where a thread takes them over."""
+        ranges = self._plan(cids, on_error)
+        running: deque[tuple[asyncio.Task[Batch], int]] = deque()
+        ahead = 0
+        waiting = next(ranges, None)
+        try:
+            while waiting is not None or running:
+                while waiting is not None and self._room(len(running), ahead, waiting.cost):
+                    running.append((asyncio.create_task(self._read_range(waiting, on_error)), waiting.cost))
+                    ahead += waiting.cost
+                    waiting = next(ranges, None)
+                task, cost = running[0]
+                batch = await task
+                running.popleft()
+                yield batch
+                ahead -= cost
+        finally:
+            for task, _ in running:
+                task.cancel()
+            await asyncio.gather(*(task for task, _ in running), return_exceptions=True)
+
+    def _room(self, running: int, ahead: int, cost: int) -> bool:
+        return not running or (running < self._limits.parallel and ahead + cost <= self._limits.bytes_ahead)
+
+    def _plan(self, cids: Sequence[ContentId], on_error: OnError | None) -> Iterator[PackRange]:
+        """Ranges for a window of contents after the other, so that the plan of a huge object stays small."""
+        for start in range(0, len(cids), _WINDOW):
+            wanted = list(dict.fromkeys(cids[start : start + _WINDOW]))
+            entries = []
+            failure: RepositoryError | None = None
+            for cid, entry in zip(wanted, self.index.find_many(wanted), strict=True):
+                try:
+                    entries.append(_checked(cid, entry))
+                except RepositoryError as error:
+                    if on_error is None:
+                        failure = failure or error
+                    else:
+                        on_error(cid, error)
+            yield from plan_ranges(entries)
+            if failure is not None:
+                raise failure
+
+    def _entry(self, cid: ContentId) -> IndexEntry:
+        return _checked(cid, self.index.find(cid))
+
+    async def _read_range(self, plan: PackRange, on_error: OnError | None) -> Batch:
+        try:
+            if self._packs.keeps(plan.pack):
+                data: Buffer = await self._packs.fetch(plan.pack)
+                start = 0
+            else:
+                data = await self._storage.get(plan.pack, plan.offset, plan.length)
+                start = plan.offset
+            return await asyncio.to_thread(self._open_all, plan, data, start)
+        except (BlobNotFound, BlobTooShort, CorruptContent):
+            return [item async for item in self._read_singly(plan, on_error)]
+
+    async def _read_singly(
+        self, plan: PackRange, on_error: OnError | None
+    ) -> AsyncGenerator[tuple[ContentId, bytes], None]:
+        for entry in plan.entries:
+            try:
+                yield entry.content, await self.get(entry.content)
+            except RepositoryError as error:
+                if on_error is None:
+                    raise
+                on_error(entry.content, error)
+
+    async def _read_one(self, entry: IndexEntry) -> bytes:
+        """One content where its entry says; what a cached pack gets wrong the storage may know better."""
+        if self._packs.keeps(entry.pack):
+            pack = await self._packs.fetch(entry.pack)
+            try:
+                return await asyncio.to_thread(self._open_one, entry, pack, 0)
+            except CorruptContent:
+                await asyncio.to_thread(self._packs.discard, entry.pack)
+        try:
+            sealed = await self._storage.get(entry.pack, entry.offset, entry.packed_length)
+        except BlobTooShort as error:
+            raise CorruptContent(f"{describe(entry)} lies beyond the end of its pack: {error.message}") from error
+        return await asyncio.to_thread(self._open_one, entry, sealed, entry.offset)
+
+    async def _read_moved(self, old: IndexEntry, cause: BlobNotFound) -> bytes:
+        await self.index.refresh()
+        entry = self.index.find(old.content)
+        if entry is not None and entry.pack != old.pack:
+            try:
+                return await self._read_one(_checked(old.content, entry))
+            except BlobNotFound as error:
+                cause, old = error, entry
+        raise ContentNotFound(f"{describe(old)} cannot be read, its pack is gone from {self._storage.location}") from (
+            cause
+        )
+
+    def _open_one(self, entry: IndexEntry, data: Buffer, start: int) -> bytes:
+        sealed = memoryview(data)[entry.offset - start : entry.offset - start + entry.packed_length]
+        if len(sealed) != entry.packed_length:
+            raise CorruptContent(f"{describe(entry)} lies beyond the end of its pack of {len(data)} bytes")
+        return self._codec.open(entry, sealed)
+
+    def _open_all(self, plan: PackRange, data: Buffer, start: int) -> Batch:
+        return [(entry.content, self._open_one(entry, data, start)) for entry in plan.entries]
+
+
+def _checked(cid: ContentId, entry: IndexEntry | None) -> IndexEntry:
+    if entry is None:
+        raise ContentNotFound(
+            f"content {content_text(cid)} is in no index",
+            hint="it was collected as unreferenced, or an index blob is lost; `lighter repository repair` looks for it",
+        )
+    if entry.packed_length > MAX_PACKED_LENGTH or entry.original_length > MAX_CONTENT_LENGTH:
+        raise CorruptContent(f"{describe(entry)} is larger than a content can be")
+    return entry

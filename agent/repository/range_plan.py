@@ -1,0 +1,71 @@
+"""Which byte ranges of which packs to fetch for a set of contents.
+
+Requests cost more than bytes as long as the gap between two wanted contents is small, so neighbours are fetched
+together; ranges are bounded, because each is held in memory as a whole. Pure; `content_reader` executes the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from agent.repository.index_entry import IndexEntry
+from agent.storage.base import BlobId
+
+MAX_GAP = 256 << 10
+"""Unwanted bytes between two contents that are still fetched rather than asked around: about 10 ms of one stream, less
+than a request takes to an object store."""
+MAX_RANGE = 8 << 20
+"""Bytes of one range; a single larger content makes a larger one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackRange:
+    """One request, and the contents it brings."""
+
+    pack: BlobId
+    offset: int
+    length: int
+    entries: Sequence[IndexEntry]
+    """By offset."""
+
+    @property
+    def cost(self) -> int:
+        """Bytes in memory while this is fetched and opened: the range and the plaintexts."""
+        return self.length + sum(entry.original_length for entry in self.entries)
+
+
+def plan_ranges(
+    entries: Iterable[IndexEntry], *, max_gap: int = MAX_GAP, max_range: int = MAX_RANGE
+) -> list[PackRange]:
+    """Ranges that cover every entry once: packs in order of their first entry, offsets ascending within a pack.
+
+    No byte is in two ranges of one plan unless entries themselves overlap.
+    """
+    packs: dict[BlobId, list[IndexEntry]] = {}
+    for entry in entries:
+        packs.setdefault(entry.pack, []).append(entry)
+    plan: list[PackRange] = []
+    for pack, wanted in packs.items():
+        wanted.sort(key=lambda entry: (entry.offset, entry.packed_length))
+        plan.extend(_plan_pack(pack, wanted, max_gap, max_range))
+    return plan
+
+
+def _plan_pack(pack: BlobId, wanted: Sequence[IndexEntry], max_gap: int, max_range: int) -> Iterable[PackRange]:
+    start = first = 0
+    end = wanted[0].offset
+    plain = 0
+    for number, entry in enumerate(wanted):
+        entry_end = entry.offset + entry.packed_length
+        new_end = max(end, entry_end)
+        if number > first and (
+            entry.offset - end > max_gap or new_end - start > max_range or plain + entry.original_length > 2 * max_range
+        ):
+            yield PackRange(pack, start, end - start, wanted[first:number])
+            first, plain, new_end = number, 0, entry_end
+        if number == first:
+            start = entry.offset
+        end = new_end
+        plain += entry.original_length
+    yield PackRange(pack, start, end - start, wanted[first:])

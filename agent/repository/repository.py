@@ -1,0 +1,162 @@
+"""An open repository: the parts of this package put together, for everybody above it.
+
+    storage -> format -> index -> contents -> objects
+                                           -> manifests
+
+`Repository.open` derives keys, loads the indexes in force and the manifests, and owns what has to be closed; the
+storage stays the caller's. Reading needs nothing more. `writer` gives the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.base.clock import Clock, SystemClock
+from agent.repository.content_cache import PackCache
+from agent.repository.content_codec import ContentCodec
+from agent.repository.content_reader import ContentReader, ReadLimits
+from agent.repository.disk_cache import DiskCache, LocalCache, PrivateCache
+from agent.repository.ecc import new_cipher
+from agent.repository.encryption import Cipher
+from agent.repository.format_blob import RepositoryFormat
+from agent.repository.format_manager import MAX_AGE_S, FormatManager
+from agent.repository.hashing import Hasher, new_hasher
+from agent.repository.index_cache import IndexCache
+from agent.repository.index_set import (
+    MAX_AGE_SECONDS,
+    ActiveIndexes,
+    IndexSet,
+    list_epoch_indexes,
+    list_legacy_indexes,
+)
+from agent.repository.manifests import ManifestStore
+from agent.repository.object_reader import ObjectReader
+from agent.repository.sealer import BlobSealer
+from agent.storage.base import BlobStorage
+
+_INDEX_FOLDER = "indexes"
+_PACK_FOLDER = "packs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenOptions:
+    """How to open a repository."""
+
+    cache_dir: Path | None = None
+    """Shared by processes and repositories; None keeps what has to be local in unnamed temporary files."""
+    index_cache_bytes: int = 2 << 30
+    pack_cache_bytes: int = 1 << 30
+    read_only: bool = False
+    ignore_damaged_manifests: bool = False
+    """Find what can be found, as `ManifestStore.damaged` tells, instead of refusing."""
+    username: str = "default"
+    """Who this client is in session markers, and whether it owns the maintenance (§8.1)."""
+    hostname: str = "default"
+    clock: Clock = field(default_factory=SystemClock)
+    max_format_age_s: float = MAX_AGE_S
+    read_limits: ReadLimits = field(default_factory=ReadLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Caches:
+    indexes: IndexCache
+    packs: PackCache
+
+    def close(self) -> None:
+        self.indexes.close()
+        self.packs.close()
+
+
+class Repository:
+    """One open repository. Made by `open`; everything is usable until its context ends."""
+
+    def __init__(self, storage: BlobStorage, manager: FormatManager, caches: _Caches, options: OpenOptions) -> None:
+        self.storage = storage
+        self.format_manager = manager
+        self.options = options
+        self.hasher: Hasher = new_hasher(self.format.hash, self.format.secret)
+        self.cipher: Cipher = new_cipher(
+            self.format.encryption,
+            self.format.master_key,
+            ecc=self.format.ecc,
+            overhead_percent=self.format.ecc_overhead_percent,
+        )
+        self.sealer = BlobSealer(self.hasher, self.cipher)
+        self.index = IndexSet(storage, self.sealer, caches.indexes, self._list_active, options.clock)
+        codec = ContentCodec(self.hasher, self.cipher)
+        self.contents = ContentReader(storage, self.index, codec, caches.packs, options.read_limits)
+        self.objects = ObjectReader(self.contents)
+        self.manifests = ManifestStore(self.contents, ignore_damaged=options.ignore_damaged_manifests)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, storage: BlobStorage, password: str, *, options: OpenOptions | None = None
+    ) -> AsyncIterator[Repository]:
+        """The repository in `storage`.
+
+        Raises `NotARepository`, `WrongPassword`, `RepositoryLocked`, `NewerFormat`, `RequiredFeatureUnknown`,
+        `AlgorithmUnsupported`, `CorruptFormat`, `CorruptIndex`, and what the storage raises. Damaged manifests are
+        raised by `manifests` when it is asked.
+        """
+        options = options or OpenOptions()
+        folder = _cache_folder(options.cache_dir, storage)
+        manager = await FormatManager.load(
+            storage, password, cache_dir=folder, clock=options.clock, max_age_s=options.max_format_age_s
+        )
+        caches = await asyncio.to_thread(_open_caches, storage, manager.format, folder, options)
+        try:
+            repository = cls(storage, manager, caches, options)
+            await repository.index.refresh()
+            await repository.manifests.load()
+            yield repository
+        finally:
+            await asyncio.to_thread(caches.close)
+
+    @property
+    def format(self) -> RepositoryFormat:
+        """What the format blob says, as last read."""
+        return self.format_manager.format
+
+    async def refresh(self) -> None:
+        """Format, indexes and manifests as they are now. Raises as `open` does."""
+        await self.format_manager.current()
+        await self.index.refresh()
+        await self.manifests.load()
+
+    async def refresh_if_older(self, seconds: float = MAX_AGE_SECONDS) -> None:
+        """The same when the indexes are older than this; long runs call it now and then (§5.1)."""
+        await self.format_manager.current()
+        if await self.index.refresh_if_older(seconds):
+            await self.manifests.load()
+
+    async def _list_active(self) -> ActiveIndexes:
+        if self.format.epoch_parameters.enabled:
+            return await list_epoch_indexes(self.storage)
+        return await list_legacy_indexes(self.storage, self.sealer)
+
+
+def _cache_folder(cache_dir: Path | None, storage: BlobStorage) -> Path | None:
+    """A folder per location, since the format blob is cached before anything tells repositories apart."""
+    if cache_dir is None:
+        return None
+    return cache_dir / hashlib.blake2b(storage.location.encode(), digest_size=12).hexdigest()
+
+
+def _open_caches(
+    storage: BlobStorage, repository_format: RepositoryFormat, folder: Path | None, options: OpenOptions
+) -> _Caches:
+    def files(name: str, limit: int) -> LocalCache:
+        if folder is None:
+            return PrivateCache(limit)
+        return DiskCache(str(folder / name), repository_format.cache_key, limit)
+
+    return _Caches(
+        IndexCache(files(_INDEX_FOLDER, options.index_cache_bytes)),
+        PackCache(storage, files(_PACK_FOLDER, options.pack_cache_bytes)),
+    )
