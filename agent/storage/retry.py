@@ -145,6 +145,10 @@ class RetryingStorage:
 
     async def _call(self, attempt: Callable[[], Awaitable[T]]) -> T:
         start = self._clock.monotonic()
+
+        async def once() -> T:  # tenacity awaits only what is an async function itself
+            return await attempt()
+
         return await AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, StorageError) and error.retryable),
             stop=lambda state: self._is_last(state, start),
@@ -152,7 +156,7 @@ class RetryingStorage:
             sleep=self._clock.sleep,
             before_sleep=self._tell,
             reraise=True,
-        )(attempt)
+        )(once)
 
     def _is_last(self, state: RetryCallState, start: float) -> bool:
         error = _failure(state)
