@@ -58,7 +58,7 @@ class _Blobs:
 
 
 class FormatManager:
-    """The current format of one open repository. Loop side; one task refreshes at a time."""
+    """The current format of one open repository. Loop side; however many tasks ask, one refreshes at a time."""
 
     def __init__(self, storage: BlobStorage, cache: _FormatCache, clock: Clock, max_age_s: float) -> None:
         self._storage = storage
@@ -113,24 +113,32 @@ class FormatManager:
         Raises `RepositoryLocked` when an upgrade has begun, `WrongPassword` when the password was changed.
         """
         if not self._fresh(self._fetched_ns):
-            await self.refresh()
+            async with self._lock:
+                if not self._fresh(self._fetched_ns):
+                    await self._reread()
         ensure_unlocked(self._format, self._clock.now_ns())
         return self._format
 
     async def refresh(self) -> bool:
-        """Read both blobs anew with the key already derived (§2.5). Returns whether anything is different."""
+        """Read both blobs anew with the key already derived (§2.5). Returns whether anything is different.
+
+        Raises as `current`.
+        """
         async with self._lock:
             before = (self._format, self._object_lock)
-            blobs = await self._read(believe_cache=False)
-            try:
-                self._take(blobs, self._format.password_key)
-            except WrongPassword as error:
-                raise WrongPassword(
-                    "the password of the repository was changed while it was in use",
-                    hint="open it again with the new password",
-                ) from error
+            await self._reread()
             ensure_unlocked(self._format, self._clock.now_ns())
             return before != (self._format, self._object_lock)
+
+    async def _reread(self) -> None:
+        blobs = await self._read(believe_cache=False)
+        try:
+            self._take(blobs, self._format.password_key)
+        except WrongPassword as error:
+            raise WrongPassword(
+                "the password of the repository was changed while it was in use",
+                hint="open it again with the new password",
+            ) from error
 
     async def _open_with_password(self, blobs: _Blobs, password: str) -> None:
         envelope = parse_envelope(blobs.format)
