@@ -3,15 +3,17 @@
  * A cut at length p needs the hash of the 64 bytes before p only, and none is allowed below the minimum. So a search starts
  * rolling 64 bytes before the first length that may be cut, whatever came before, and keeps nothing between calls.
  *
- * Rolling is one dependent step after another, while a core could do several at once: the search goes through blocks
- * of LANES stretches side by side, each primed with its own window, and the first stretch that has a cut wins. */
+ * Rolling is one dependent step after another, while a core could do several at once: blocks of four stretches are rolled
+ * side by side, each primed with its own window, only to learn whether the block holds a cut. The rare block that does is
+ * searched again in order. */
 #include "native.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define WINDOW 64
-#define LANES 4
-#define STRETCH 4096
+#define STRETCH 2048
+#define BLOCK (4 * STRETCH)
 
 /* What a search is about: the first and last length that may be cut, over data that starts at the chunk's start. */
 typedef struct {
@@ -64,42 +66,34 @@ static uint32_t buz_window(const uint8_t *end) {
     return h;
 }
 
-/* The first cut among the LANES * STRETCH lengths from `at` on, or 0. */
-static Py_ssize_t buz_block(const uint8_t *data, Py_ssize_t at, uint32_t mask) {
-    const uint8_t *p0 = data + at, *p1 = p0 + STRETCH, *p2 = p1 + STRETCH, *p3 = p2 + STRETCH;
+/* Whether one of the BLOCK lengths from `at` on may be cut. */
+static bool buz_block(const uint8_t *at, uint32_t mask) {
+    const uint8_t *p0 = at, *p1 = p0 + STRETCH, *p2 = p1 + STRETCH, *p3 = p2 + STRETCH;
     uint32_t h0 = buz_window(p0), h1 = buz_window(p1), h2 = buz_window(p2), h3 = buz_window(p3);
-    Py_ssize_t found1 = 0, found2 = 0, found3 = 0;
-    if ((h0 & mask) == 0) return at;
-    if ((h1 & mask) == 0) found1 = at + STRETCH;
-    if ((h2 & mask) == 0) found2 = at + 2 * STRETCH;
-    if ((h3 & mask) == 0) found3 = at + 3 * STRETCH;
-    for (Py_ssize_t i = 0; i < STRETCH - 1; i++) {
+    for (Py_ssize_t i = 0;; i++) {
+        if (!(h0 & mask) || !(h1 & mask) || !(h2 & mask) || !(h3 & mask)) return true;
+        if (i == STRETCH - 1) return false;
         h0 = buz_step(h0, p0[i - WINDOW], p0[i]);
         h1 = buz_step(h1, p1[i - WINDOW], p1[i]);
         h2 = buz_step(h2, p2[i - WINDOW], p2[i]);
         h3 = buz_step(h3, p3[i - WINDOW], p3[i]);
-        if ((h0 & mask) == 0) return at + i + 1;
-        if ((h1 & mask) == 0 && found1 == 0) found1 = at + STRETCH + i + 1;
-        if ((h2 & mask) == 0 && found2 == 0) found2 = at + 2 * STRETCH + i + 1;
-        if ((h3 & mask) == 0 && found3 == 0) found3 = at + 3 * STRETCH + i + 1;
     }
-    return found1 ? found1 : found2 ? found2 : found3;
+}
+
+/* The first cut among the lengths from `at` to `last`, or 0. */
+static Py_ssize_t buz_in_order(const uint8_t *data, Py_ssize_t at, Py_ssize_t last, uint32_t mask) {
+    for (uint32_t h = buz_window(data + at); h & mask; at++) {
+        if (at == last) return 0;
+        h = buz_step(h, data[at - WINDOW], data[at]);
+    }
+    return at;
 }
 
 static Py_ssize_t buz_search(const search *s) {
-    Py_ssize_t at = s->first;
     const uint32_t mask = (uint32_t)s->mask;
-    for (; s->last - at >= LANES * STRETCH; at += LANES * STRETCH) {
-        Py_ssize_t found = buz_block(s->data, at, mask);
-        if (found) return found;
-    }
-    if (at > s->last) return 0;
-    uint32_t h = buz_window(s->data + at);
-    for (;; at++) {
-        if ((h & mask) == 0) return at;
-        if (at == s->last) return 0;
-        h = buz_step(h, s->data[at - WINDOW], s->data[at]);
-    }
+    Py_ssize_t at = s->first;
+    while (s->last - at >= BLOCK && !buz_block(s->data + at, mask)) at += BLOCK;
+    return buz_in_order(s->data, at, s->last, mask);
 }
 
 /* Rabin-Karp: residues modulo an irreducible polynomial of degree 53. */
@@ -137,40 +131,31 @@ static uint64_t rabin_window(const uint8_t *end) {
     return v;
 }
 
-static Py_ssize_t rabin_block(const uint8_t *data, Py_ssize_t at, uint64_t mask) {
-    const uint8_t *p0 = data + at, *p1 = p0 + STRETCH, *p2 = p1 + STRETCH, *p3 = p2 + STRETCH;
+static bool rabin_block(const uint8_t *at, uint64_t mask) {
+    const uint8_t *p0 = at, *p1 = p0 + STRETCH, *p2 = p1 + STRETCH, *p3 = p2 + STRETCH;
     uint64_t v0 = rabin_window(p0), v1 = rabin_window(p1), v2 = rabin_window(p2), v3 = rabin_window(p3);
-    Py_ssize_t found1 = 0, found2 = 0, found3 = 0;
-    if ((v0 & mask) == 0) return at;
-    if ((v1 & mask) == 0) found1 = at + STRETCH;
-    if ((v2 & mask) == 0) found2 = at + 2 * STRETCH;
-    if ((v3 & mask) == 0) found3 = at + 3 * STRETCH;
-    for (Py_ssize_t i = 0; i < STRETCH - 1; i++) {
+    for (Py_ssize_t i = 0;; i++) {
+        if (!(v0 & mask) || !(v1 & mask) || !(v2 & mask) || !(v3 & mask)) return true;
+        if (i == STRETCH - 1) return false;
         v0 = rabin_step(v0, p0[i - WINDOW], p0[i]);
         v1 = rabin_step(v1, p1[i - WINDOW], p1[i]);
         v2 = rabin_step(v2, p2[i - WINDOW], p2[i]);
         v3 = rabin_step(v3, p3[i - WINDOW], p3[i]);
-        if ((v0 & mask) == 0) return at + i + 1;
-        if ((v1 & mask) == 0 && found1 == 0) found1 = at + STRETCH + i + 1;
-        if ((v2 & mask) == 0 && found2 == 0) found2 = at + 2 * STRETCH + i + 1;
-        if ((v3 & mask) == 0 && found3 == 0) found3 = at + 3 * STRETCH + i + 1;
     }
-    return found1 ? found1 : found2 ? found2 : found3;
+}
+
+static Py_ssize_t rabin_in_order(const uint8_t *data, Py_ssize_t at, Py_ssize_t last, uint64_t mask) {
+    for (uint64_t v = rabin_window(data + at); v & mask; at++) {
+        if (at == last) return 0;
+        v = rabin_step(v, data[at - WINDOW], data[at]);
+    }
+    return at;
 }
 
 static Py_ssize_t rabin_search(const search *s) {
     Py_ssize_t at = s->first;
-    for (; s->last - at >= LANES * STRETCH; at += LANES * STRETCH) {
-        Py_ssize_t found = rabin_block(s->data, at, s->mask);
-        if (found) return found;
-    }
-    if (at > s->last) return 0;
-    uint64_t v = rabin_window(s->data + at);
-    for (;; at++) {
-        if ((v & s->mask) == 0) return at;
-        if (at == s->last) return 0;
-        v = rabin_step(v, s->data[at - WINDOW], s->data[at]);
-    }
+    while (s->last - at >= BLOCK && !rabin_block(s->data + at, s->mask)) at += BLOCK;
+    return rabin_in_order(s->data, at, s->last, s->mask);
 }
 
 static PyObject *find_cut(PyObject *args, Py_ssize_t (*search_for)(const search *)) {
