@@ -38,6 +38,12 @@ interop: venv  ## against a live kopia, both ways
 
 test: lint types layers unit storage interop  ## everything that has to pass
 
+demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
+	$(BIN)/python -m hack.demo
+
+bench: venv  ## beside kopia and restic on the same data (ROW=small, STORE=s3, ROUNDS=n)
+	$(BIN)/python -m hack.bench $(addprefix --row ,$(ROW)) $(if $(STORE),--store $(STORE)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
 lock: venv  ## resolve the pinned versions anew
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.11 pyproject.toml -o requirements.lock

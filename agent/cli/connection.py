@@ -1,0 +1,190 @@
+"""Which repository a command works on: options, environment, or what `lighter connect` remembered.
+
+Precedence: option, environment (`LIGHTER_REPO`, `LIGHTER_PASSWORD_FILE`, `LIGHTER_PASSWORD`), remembered connection,
+and for the password a prompt on a terminal. The password itself is never remembered and never taken from argv.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import click
+import msgspec
+
+from agent.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from agent.repository.repository import Repository
+    from agent.storage.base import BlobStorage
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_MIB = 1 << 20
+
+
+class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The connection file: no secrets, only where they are."""
+
+    repo: str
+    password_file: str = ""
+    cache_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Everything needed to open a repository, secrets not yet read."""
+
+    url: str
+    password_file: str
+    cache_dir: Path | None
+    cache_limit: int
+    """Bytes."""
+    upload_limit: int
+    download_limit: int
+    """Bytes per second, 0 for none."""
+    parallel_requests: int
+
+    @property
+    def network(self) -> bool:
+        """Whether the store is reached over sockets."""
+        return not self.url.startswith("file:")
+
+    def password(self, *, confirm: bool = False) -> str:
+        """The repository password, outer white space trimmed as kopia's command line does (§13.3)."""
+        if self.password_file:
+            try:
+                return Path(self.password_file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"cannot read the password file {self.password_file}: {error}") from error
+        if "LIGHTER_PASSWORD" in os.environ:
+            return os.environ["LIGHTER_PASSWORD"].strip()
+        if sys.stdin.isatty():
+            entered: str = click.prompt("Repository password", hide_input=True, confirmation_prompt=confirm, err=True)
+            return entered.strip()
+        raise UsageError("no password given", hint="use --password-file, LIGHTER_PASSWORD_FILE or LIGHTER_PASSWORD")
+
+    @asynccontextmanager
+    async def storage(self, *, create: bool = False) -> AsyncIterator[BlobStorage]:
+        """The store behind the URL, closed at the end."""
+        from agent.storage.open import StorageOptions, open_storage
+
+        options = StorageOptions(
+            upload_bytes_per_second=self.upload_limit,
+            download_bytes_per_second=self.download_limit,
+            concurrent_requests=self.parallel_requests,
+        )
+        storage = await open_storage(self.url, create=create, options=options)
+        try:
+            yield storage
+        finally:
+            await storage.close()
+
+    @asynccontextmanager
+    async def repository(self, *, read_only: bool = False) -> AsyncIterator[Repository]:
+        """The opened repository."""
+        from agent.repository.repository import OpenOptions, Repository
+
+        password = self.password()
+        async with self.storage() as storage:
+            options = OpenOptions(cache_dir=self.cache_dir, cache_limit_bytes=self.cache_limit, read_only=read_only)
+            async with Repository.open(storage, password, options=options) as repository:
+                yield repository
+
+
+def config_file() -> Path:
+    """Where `lighter connect` remembers the connection."""
+    if "LIGHTER_CONFIG" in os.environ:
+        return Path(os.environ["LIGHTER_CONFIG"])
+    from platformdirs import user_config_path
+
+    return user_config_path("lighterage") / "connection.json"
+
+
+def remembered() -> Remembered | None:
+    """The remembered connection, if there is one."""
+    path = config_file()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Remembered)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(
+            f"cannot read the connection file {path}: {error}", hint="run `lighter connect` again"
+        ) from error
+
+
+def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int:
+    from humanfriendly import InvalidSize, parse_size
+
+    if not value:
+        return 0
+    try:
+        return int(parse_size(value, binary=True))
+    except InvalidSize as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def repository_options(command: Callable[_P, _R]) -> Callable[..., _R]:
+    """The options every command that opens a repository has; the command gets one `connection` argument instead."""
+
+    @click.option("--repo", "-r", envvar="LIGHTER_REPO", metavar="URL", help="file:///abs/path or s3://bucket/prefix?…")
+    @click.option(
+        "--password-file", "-p", envvar="LIGHTER_PASSWORD_FILE", metavar="FILE", help="File with the password."
+    )
+    @click.option("--cache-dir", envvar="LIGHTER_CACHE_DIR", type=Path, help="Where indexes and metadata are cached.")
+    @click.option("--no-cache", is_flag=True, help="Keep no cache beyond this command.")
+    @click.option("--cache-limit", default="5GiB", show_default=True, callback=_size, help="Size limit of the cache.")
+    @click.option("--limit-upload", callback=_size, metavar="RATE", help="Bytes per second to the store, e.g. 50MB.")
+    @click.option("--limit-download", callback=_size, metavar="RATE", help="Bytes per second from the store.")
+    @click.option("--requests", "parallel_requests", default=16, show_default=True, help="Store requests at once.")
+    def with_connection(
+        *args: _P.args,
+        repo: str | None,
+        password_file: str | None,
+        cache_dir: Path | None,
+        no_cache: bool,
+        cache_limit: int,
+        limit_upload: int,
+        limit_download: int,
+        parallel_requests: int,
+        **kwargs: _P.kwargs,
+    ) -> _R:
+        known = remembered() if repo is None else None
+        url = repo or (known.repo if known else "")
+        if not url:
+            raise UsageError(
+                "no repository given", hint="use --repo URL, set LIGHTER_REPO, or run `lighter connect` once"
+            )
+        if password_file is None and known is not None and "LIGHTER_PASSWORD" not in os.environ:
+            password_file = known.password_file
+        if cache_dir is None and not no_cache:
+            from platformdirs import user_cache_path
+
+            cache_dir = Path(known.cache_dir) if known and known.cache_dir else user_cache_path("lighterage")
+        connection = Connection(
+            url=url,
+            password_file=password_file or "",
+            cache_dir=None if no_cache or cache_dir is None else cache_dir / sha256(url.encode()).hexdigest()[:16],
+            cache_limit=cache_limit,
+            upload_limit=limit_upload,
+            download_limit=limit_download,
+            parallel_requests=parallel_requests,
+        )
+        return command(*args, connection=connection, **kwargs)  # type: ignore[arg-type]
+
+    with_connection.__name__ = command.__name__
+    with_connection.__doc__ = command.__doc__
+    params = getattr(command, "__click_params__", [])
+    own = getattr(with_connection, "__click_params__", [])
+    with_connection.__click_params__ = own + params  # type: ignore[attr-defined]
+    return with_connection
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON value.")

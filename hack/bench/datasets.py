@@ -1,0 +1,98 @@
+"""The trees that are backed up: deterministic, made once under the work folder and reused."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+FILES_PER_FOLDER = 1000
+CHANGED_SHARE = 0.01
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One kind of volume."""
+
+    name: str
+    title: str
+    make: Callable[[Path, random.Random], None]
+    change: Callable[[Path, random.Random], None]
+
+
+def _random_bytes(rng: random.Random, length: int) -> bytes:
+    return rng.randbytes(length)
+
+
+def _small(count: int, size: int) -> Callable[[Path, random.Random], None]:
+    def make(root: Path, rng: random.Random) -> None:
+        for start in range(0, count, FILES_PER_FOLDER):
+            folder = root / f"d{start // FILES_PER_FOLDER:05d}"
+            folder.mkdir()
+            for n in range(start, min(start + FILES_PER_FOLDER, count)):
+                (folder / f"file-{n:07d}.dat").write_bytes(_random_bytes(rng, size) if size else b"")
+
+    return make
+
+
+def _large(count: int, size: int) -> Callable[[Path, random.Random], None]:
+    def make(root: Path, rng: random.Random) -> None:
+        for n in range(count):
+            with (root / f"large-{n}.bin").open("wb") as out:
+                for _ in range(size // (4 * _MIB)):
+                    out.write(_random_bytes(rng, 4 * _MIB))
+
+    return make
+
+
+def _source(root: Path, _rng: random.Random) -> None:
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for copy in range(4):
+        shutil.copytree(
+            library,
+            root / f"python-{copy}",
+            symlinks=True,
+            ignore=shutil.ignore_patterns("site-packages", "__pycache__"),
+        )
+
+
+def _change(root: Path, rng: random.Random) -> None:
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    for path in rng.sample(files, max(1, int(len(files) * CHANGED_SHARE))):
+        size = path.stat().st_size
+        with path.open("r+b") as out:
+            out.seek(rng.randrange(size) if size else 0)
+            out.write(_random_bytes(rng, 64))
+
+
+ALL = {
+    d.name: d
+    for d in (
+        Dataset("small", "200,000 × 100 B", _small(200_000, 100), _change),
+        Dataset("small20k", "20,000 × 100 B", _small(20_000, 100), _change),
+        Dataset("empty", "200,000 empty files", _small(200_000, 0), _change),
+        Dataset("mib", "4,000 × 1 MiB", _small(4_000, _MIB), _change),
+        Dataset("gib", "4 × 1 GiB random", _large(4, 1024 * _MIB), _change),
+        Dataset("one", "one 4 GiB file", _large(1, 4096 * _MIB), _change),
+        Dataset("source", "a source tree", _source, _change),
+    )
+}
+
+
+def provide(name: str, work: Path) -> Path:
+    """The folder of this data set, made on first use. Every run of the bench uses the same seed."""
+    folder = work / "data" / name
+    if not (folder.parent / f"{name}.complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        print(f"making {ALL[name].title}", file=sys.stderr)
+        ALL[name].make(folder, random.Random(name))
+        os.sync()
+        (folder.parent / f"{name}.complete").touch()
+    return folder

@@ -1,0 +1,95 @@
+"""The table of `docs/benchmarks.md`, made from the results file and from nothing else; lost rows included."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from hack.bench.datasets import ALL
+
+_ACTIONS = {
+    "first": "first backup",
+    "unchanged": "second, unchanged",
+    "changed": "third, 1 % changed",
+    "restore": "restore",
+}
+_TOOLS = ("lighterage", "kopia", "restic", "cp -a")
+_Key = tuple[str, str, str]
+
+
+def _medians(results: Path) -> dict[_Key, dict[str, dict[str, float]]]:
+    samples: dict[_Key, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    for line in results.read_text().splitlines():
+        sample = json.loads(line)
+        key = (sample["dataset"], sample["store"], sample["action"])
+        samples[key][sample["tool"]].append(
+            {
+                "wall": sample["wall_s"],
+                "cpu": sample["cpu_s"],
+                "peak": sample["peak_bytes"] / 1e6,
+                "requests": sum(sample["requests"].values()),
+            }
+        )
+    return {
+        key: {
+            tool: {
+                "rounds": len(runs),
+                **{figure: statistics.median(run[figure] for run in runs) for figure in runs[0]},
+            }
+            for tool, runs in by_tool.items()
+        }
+        for key, by_tool in samples.items()
+    }
+
+
+def _cell(figures: Mapping[str, float] | None) -> str:
+    if figures is None:
+        return "–"
+    cell = f"{figures['wall']:.1f} / {figures['cpu']:.1f} / {figures['peak']:.0f}"
+    return f"{cell} / {figures['requests']:.0f}" if figures["requests"] else cell
+
+
+def _ratio(ours: Mapping[str, float], theirs: Mapping[str, float] | None) -> str:
+    if theirs is None:
+        return "–"
+    return " / ".join(f"{ours[figure] / theirs[figure]:.2f}" for figure in ("wall", "cpu", "peak") if theirs[figure])
+
+
+def table(results: Path, versions: Mapping[str, str]) -> str:
+    """Markdown: medians per row, then our ratio to each competitor."""
+    lines = [
+        "wall s / CPU s / peak MB (/ requests to the store); medians. Ratios: ours to theirs, wall / CPU / peak.",
+        "",
+        f"| data | work | store | rounds | {' | '.join(_TOOLS)} | to kopia | to restic |",
+        "|" + "---|" * (len(_TOOLS) + 6),
+    ]
+    for (dataset, store, action), by_tool in sorted(
+        _medians(results).items(),
+        key=lambda item: (item[0][1], list(ALL).index(item[0][0]), list(_ACTIONS).index(item[0][2])),
+    ):
+        ours = by_tool.get("lighterage")
+        if ours is None:
+            continue
+        cells = " | ".join(_cell(by_tool.get(tool)) for tool in _TOOLS)
+        lines.append(
+            f"| {ALL[dataset].title} | {_ACTIONS[action]} | {store} | {ours['rounds']:.0f} | {cells} "
+            f"| {_ratio(ours, by_tool.get('kopia'))} | {_ratio(ours, by_tool.get('restic'))} |"
+        )
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "?",
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    lines += [
+        "",
+        f"Machine: {os.cpu_count()} × {cpu}, {memory:.0f} GiB, Linux {platform.release()}. "
+        + f"Python {platform.python_version()}; "
+        + "; ".join(f"{tool}: {version}" for tool, version in versions.items())
+        + ".",
+    ]
+    return "\n".join(lines)
