@@ -11,9 +11,8 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
@@ -22,11 +21,9 @@ from agent.base.errors import UsageError
 
 if TYPE_CHECKING:
     from agent.repository.repository import Repository
-    from agent.storage.base import BlobStorage
+    from agent.storage.meter import MeteredStorage
 
-_P = ParamSpec("_P")
 _R = TypeVar("_R")
-_MIB = 1 << 20
 
 
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,14 +68,17 @@ class Connection:
         raise UsageError("no password given", hint="use --password-file, LIGHTER_PASSWORD_FILE or LIGHTER_PASSWORD")
 
     @asynccontextmanager
-    async def storage(self, *, create: bool = False) -> AsyncIterator[BlobStorage]:
+    async def storage(self, *, create: bool = False) -> AsyncIterator[MeteredStorage]:
         """The store behind the URL, closed at the end."""
+        from agent.storage.limit import Limits
         from agent.storage.open import StorageOptions, open_storage
 
         options = StorageOptions(
-            upload_bytes_per_second=self.upload_limit,
-            download_bytes_per_second=self.download_limit,
-            concurrent_requests=self.parallel_requests,
+            limits=Limits(
+                upload_bytes=self.upload_limit,
+                download_bytes=self.download_limit,
+                concurrency=self.parallel_requests,
+            )
         )
         storage = await open_storage(self.url, create=create, options=options)
         try:
@@ -93,7 +93,12 @@ class Connection:
 
         password = self.password()
         async with self.storage() as storage:
-            options = OpenOptions(cache_dir=self.cache_dir, cache_limit_bytes=self.cache_limit, read_only=read_only)
+            options = OpenOptions(
+                cache_dir=self.cache_dir,
+                index_cache_bytes=self.cache_limit // 2,
+                pack_cache_bytes=self.cache_limit // 2,
+                read_only=read_only,
+            )
             async with Repository.open(storage, password, options=options) as repository:
                 yield repository
 
@@ -131,7 +136,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
         raise click.BadParameter(str(error)) from error
 
 
-def repository_options(command: Callable[_P, _R]) -> Callable[..., _R]:
+def repository_options(command: Callable[..., _R]) -> Callable[..., _R]:
     """The options every command that opens a repository has; the command gets one `connection` argument instead."""
 
     @click.option("--repo", "-r", envvar="LIGHTER_REPO", metavar="URL", help="file:///abs/path or s3://bucket/prefix?…")
@@ -145,7 +150,7 @@ def repository_options(command: Callable[_P, _R]) -> Callable[..., _R]:
     @click.option("--limit-download", callback=_size, metavar="RATE", help="Bytes per second from the store.")
     @click.option("--requests", "parallel_requests", default=16, show_default=True, help="Store requests at once.")
     def with_connection(
-        *args: _P.args,
+        *,
         repo: str | None,
         password_file: str | None,
         cache_dir: Path | None,
@@ -154,7 +159,7 @@ def repository_options(command: Callable[_P, _R]) -> Callable[..., _R]:
         limit_upload: int,
         limit_download: int,
         parallel_requests: int,
-        **kwargs: _P.kwargs,
+        **others: object,
     ) -> _R:
         known = remembered() if repo is None else None
         url = repo or (known.repo if known else "")
@@ -171,13 +176,13 @@ def repository_options(command: Callable[_P, _R]) -> Callable[..., _R]:
         connection = Connection(
             url=url,
             password_file=password_file or "",
-            cache_dir=None if no_cache or cache_dir is None else cache_dir / sha256(url.encode()).hexdigest()[:16],
+            cache_dir=None if no_cache else cache_dir,
             cache_limit=cache_limit,
             upload_limit=limit_upload,
             download_limit=limit_download,
             parallel_requests=parallel_requests,
         )
-        return command(*args, connection=connection, **kwargs)  # type: ignore[arg-type]
+        return command(connection=connection, **others)
 
     with_connection.__name__ = command.__name__
     with_connection.__doc__ = command.__doc__

@@ -14,7 +14,6 @@ from pathlib import Path
 from random import Random
 
 from agent.testing.s3_server import SeaweedServer
-
 from hack.bench import datasets, report, sampler, tools
 
 ROUNDS = 5

@@ -25,7 +25,7 @@ def test_keys_are_found_where_they_are_and_nowhere_else(
 
 
 @given(st.binary(max_size=40), *[st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 41)] * 4, st.binary(max_size=8))
-def test_tables_that_lead_out_of_the_buffer_are_refused(  # noqa: PLR0917
+def test_tables_that_lead_out_of_the_buffer_are_refused(
     buffer: bytes, base: int, stride: int, key_size: int, count: int, key: bytes
 ) -> None:
     inside = 0 <= base <= len(buffer) and 0 < key_size <= stride and 0 <= count <= (len(buffer) - base) // stride

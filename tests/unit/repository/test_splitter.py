@@ -95,7 +95,7 @@ _CASES = [(_native.buzhash_cut, _buzhash), (_native.rabin_karp_cut, _rabin_karp)
     st.integers(0, 3000),
     st.sampled_from([0, 1, 0x3F, 0x3FF, 0xFFFF]),
 )
-def test_the_compiled_search_finds_what_the_plain_one_finds(  # noqa: PLR0917
+def test_the_compiled_search_finds_what_the_plain_one_finds(
     case: Any, seed: bytes, length: int, scanned: int, minimum: int, room: int, mask: int
 ) -> None:
     native, plain = case
