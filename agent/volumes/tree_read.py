@@ -238,6 +238,22 @@ class DirectoryReader:
             return Unreadable(name, error.errno or errno.EIO)
         return FileReader(fd, attributes)
 
+    def open_linked(self, name: bytes) -> int:
+        """A descriptor of what a name leads to, links followed, also out of the tree; the caller closes it.
+
+        Raises OSError.
+        """
+        if not is_entry_name(name):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
+        with self._tree.handles.pinned(self._node) as directory:
+            return os.open(name, _FILE_FLAGS & ~os.O_NOFOLLOW, dir_fd=directory)
+
+    def is_inside(self, fd: int) -> bool:
+        """Whether an open file lies in this tree, as far as the system can tell its path."""
+        with self._tree.handles.pinned(self._tree.handles.root) as root:
+            top, path = (os.fsencode(os.readlink(f"/proc/self/fd/{n}")) for n in (root, fd))
+        return path.startswith(top.rstrip(b"/") + b"/")
+
     def open_directory(self, name: bytes) -> DirectoryReader | Unreadable:
         """A directory below this one. A link or file in its place is ENOTDIR or ELOOP."""
         try:
