@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from agent.base.errors import CorruptIndex, UsageError
 from agent.repository.ids import ContentId, content_text
 from agent.repository.index_entry import IndexEntry, winner
+from agent.storage.base import BlobId
 
 MAX_SHARD_ENTRIES = 16_000_000
 RANDOM_SUFFIX_LENGTH = 32
 """Random bytes after a pack's local index and after legacy compaction output; readers ignore them (§4.7)."""
 
 _V1_HEADER = struct.Struct(">BBHI")
-_V1_VALUE = struct.Struct(">QIII")
+_V1_VALUE_SIZE = 20
 _V2_HEADER = struct.Struct(">BBHIIBI")
 _V2_PACK = struct.Struct(">BI")
 _V2_FORMAT = struct.Struct(">IBB")
-_V2_VALUE_HEAD = struct.Struct(">II")
+_V2_VALUE = "IIBHBHH"
+_V2_MIN_VALUE_SIZE = 16
 
 _DELETED = 0x80000000
 _EMPTY_KEY_SIZE = 255
 _MAX_PACK_NAME = 255
+_MAX_NAMES = 1 << 31
 _MAX_U32 = (1 << 32) - 1
-_V1_MAX_TIME = (1 << 48) - 1
-_V1_MAX_OFFSET = (1 << 31) - 1
-_V2_MAX_OFFSET = (1 << 30) - 1
-_V2_MAX_LENGTH = (1 << 28) - 1
 _V2_SHORT_LENGTH = 1 << 24
 _V2_MAX_FORMATS = 255
 _V2_MAX_PACKS = 1 << 24
@@ -94,102 +94,134 @@ def _key_size(rows: Sequence[IndexEntry]) -> int:
     return size
 
 
-def _check(row: IndexEntry, name: str, value: int, maximum: int) -> None:
-    if not 0 <= value <= maximum:
-        raise CorruptIndex(f"the index entry of content {content_text(row.content)} has {name} {value} > {maximum}")
-
-
-def _check_common(row: IndexEntry) -> None:
-    _check(row, "a pack name of length", len(row.pack.encode()), _MAX_PACK_NAME)
-    _check(row, "format version", row.format_version, 255)
-
-
-class _PackNames:
+class _Names:
     """Pack names back to back, each once, in order of first use."""
 
     def __init__(self, rows: Sequence[IndexEntry]) -> None:
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[BlobId, int] = {}
+        self.lengths: list[int] = []
         self.offsets: list[int] = []
         names = bytearray()
         for row in rows:
             if row.pack not in self.numbers:
+                name = row.pack.encode()
                 self.numbers[row.pack] = len(self.numbers)
+                self.lengths.append(len(name))
                 self.offsets.append(len(names))
-                names += row.pack.encode()
+                names += name
         self.data = bytes(names)
 
 
 def _build_v1(rows: Sequence[IndexEntry]) -> bytes:
     if not rows:
-        return _V1_HEADER.pack(1, _EMPTY_KEY_SIZE, _V1_VALUE.size, 0)
+        return _V1_HEADER.pack(1, _EMPTY_KEY_SIZE, _V1_VALUE_SIZE, 0)
     key_size = _key_size(rows)
-    names = _PackNames(rows)
-    extra = _V1_HEADER.size + len(rows) * (key_size + _V1_VALUE.size)
-    out = bytearray(_V1_HEADER.pack(1, key_size, _V1_VALUE.size, len(rows)))
+    names = _Names(rows)
+    row_struct = struct.Struct(f">{key_size}sQIII")
+    extra = _V1_HEADER.size + len(rows) * row_struct.size
+    out = bytearray(extra)
+    _V1_HEADER.pack_into(out, 0, 1, key_size, _V1_VALUE_SIZE, len(rows))
+    _check_ranges(rows, names, _V1_LIMITS)
+    at, pack_into, numbers = _V1_HEADER.size, row_struct.pack_into, names.numbers
     for row in rows:
-        _check_common(row)
-        _check(row, "time", row.time_s, _V1_MAX_TIME)
-        _check(row, "offset", row.offset, _V1_MAX_OFFSET)
-        _check(row, "packed length", row.packed_length, _MAX_U32)
-        name_offset = extra + names.offsets[names.numbers[row.pack]]
-        _check(row, "a pack name at offset", name_offset, _MAX_U32)
-        out += row.content
-        out += _V1_VALUE.pack(
-            row.time_s << 16 | row.format_version << 8 | len(row.pack.encode()),
-            name_offset,
+        number = numbers[row.pack]
+        pack_into(
+            out,
+            at,
+            row.content,
+            row.time_s << 16 | row.format_version << 8 | names.lengths[number],
+            extra + names.offsets[number],
             row.offset | (_DELETED if row.deleted else 0),
             row.packed_length,
         )
-    return bytes(out + names.data)
+        at += row_struct.size
+    return bytes(out) + names.data
 
 
 def _build_v2(rows: Sequence[IndexEntry]) -> bytes:
     if not rows:
         raise CorruptIndex("an index of version 2 cannot be empty")
     key_size = _key_size(rows)
-    names = _PackNames(rows)
+    names = _Names(rows)
     formats: dict[tuple[int, int, int], int] = {}
     for row in rows:
-        _check_common(row)
-        _check(row, "time", row.time_s, _MAX_U32)
-        _check(row, "offset", row.offset, _V2_MAX_OFFSET)
-        _check(row, "packed length", row.packed_length, _V2_MAX_LENGTH)
-        _check(row, "length", row.original_length, _V2_MAX_LENGTH)
-        _check(row, "compression", row.compression, _MAX_U32)
-        _check(row, "key id", row.key_id, 255)
         formats.setdefault((row.compression, row.format_version, row.key_id), len(formats))
     if len(formats) > _V2_MAX_FORMATS or len(names.numbers) > _V2_MAX_PACKS:
         raise CorruptIndex(f"an index cannot hold {len(formats)} formats in {len(names.numbers)} packs")
+    _check_ranges(rows, names, _V2_LIMITS)
     value_size = _v2_value_size(rows, len(formats), len(names.numbers))
-    extra = (
-        _V2_HEADER.size
-        + len(rows) * (key_size + value_size)
-        + len(names.numbers) * _V2_PACK.size
-        + len(formats) * _V2_FORMAT.size
+    row_struct = struct.Struct(f">{key_size}s{_V2_VALUE}{'B' * (value_size - _V2_MIN_VALUE_SIZE)}")
+    extra = _V2_HEADER.size + len(rows) * row_struct.size
+    extra += len(names.numbers) * _V2_PACK.size + len(formats) * _V2_FORMAT.size
+    out = bytearray(_V2_HEADER.size + len(rows) * row_struct.size)
+    _V2_HEADER.pack_into(out, 0, 2, key_size, value_size, len(rows), len(names.numbers), len(formats), 0)
+    at, pack_into, numbers, optional = (
+        _V2_HEADER.size,
+        row_struct.pack_into,
+        names.numbers,
+        value_size - _V2_MIN_VALUE_SIZE,
     )
-    out = bytearray(_V2_HEADER.pack(2, key_size, value_size, len(rows), len(names.numbers), len(formats), 0))
     for row in rows:
-        pack = names.numbers[row.pack]
-        value = (
-            _V2_VALUE_HEAD.pack(row.time_s, row.offset | (_DELETED if row.deleted else 0))
-            + (row.original_length & 0xFFFFFF).to_bytes(3)
-            + (row.packed_length & 0xFFFFFF).to_bytes(3)
-            + (pack & 0xFFFF).to_bytes(2)
-            + bytes((formats[(row.compression, row.format_version, row.key_id)], pack >> 16))
-            + bytes(((row.original_length >> 24) << 4 | row.packed_length >> 24,))
+        number, original, packed = numbers[row.pack], row.original_length, row.packed_length
+        last = (
+            formats[row.compression, row.format_version, row.key_id],
+            number >> 16,
+            original >> 24 << 4 | packed >> 24,
         )
-        out += row.content
-        out += value[:value_size]
-    for name, number in names.numbers.items():
-        out += _V2_PACK.pack(len(name.encode()), extra + names.offsets[number])
+        pack_into(
+            out,
+            at,
+            row.content,
+            row.time_s,
+            row.offset | (_DELETED if row.deleted else 0),
+            original >> 16 & 0xFF,
+            original & 0xFFFF,
+            packed >> 16 & 0xFF,
+            packed & 0xFFFF,
+            number & 0xFFFF,
+            *last[:optional],
+        )
+        at += row_struct.size
+    for length, offset in zip(names.lengths, names.offsets, strict=True):
+        out += _V2_PACK.pack(length, extra + offset)
     for key in formats:
         out += _V2_FORMAT.pack(*key)
-    return bytes(out + names.data)
+    return bytes(out) + names.data
 
 
 def _v2_value_size(rows: Sequence[IndexEntry], format_count: int, pack_count: int) -> int:
-    if any(max(row.packed_length, row.original_length) >= _V2_SHORT_LENGTH for row in rows):
+    if any(row.packed_length >= _V2_SHORT_LENGTH or row.original_length >= _V2_SHORT_LENGTH for row in rows):
         return 19
     if pack_count > _V2_SHORT_PACKS:
         return 18
-    return 17 if format_count > 1 else 16
+    return 17 if format_count > 1 else _V2_MIN_VALUE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """How many bits each value may have."""
+
+    time_s: int
+    offset: int
+    packed_length: int
+    original_length: int
+
+
+_V1_LIMITS = _Limits(48, 31, 32, 64)
+_V2_LIMITS = _Limits(32, 30, 28, 28)
+
+
+def _check_ranges(rows: Sequence[IndexEntry], names: _Names, limits: _Limits) -> None:
+    """Raise `CorruptIndex`, naming the row, unless every value fits; a shift leaves nothing of one that does."""
+    if len(names.data) > _MAX_NAMES or max(names.lengths) > _MAX_PACK_NAME:
+        raise CorruptIndex(f"an index cannot hold pack names of {max(names.lengths)}, together {len(names.data)} bytes")
+    for row in rows:
+        if (
+            row.time_s >> limits.time_s
+            or row.offset >> limits.offset
+            or row.packed_length >> limits.packed_length
+            or row.original_length >> limits.original_length
+            or (row.format_version | row.key_id) >> 8
+            or row.compression >> 32
+        ):
+            raise CorruptIndex(f"the index entry of content {content_text(row.content)} does not fit an index: {row}")

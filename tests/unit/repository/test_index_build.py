@@ -1,6 +1,7 @@
 """Index blobs from entries: byte for byte what kopia wrote."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from agent.base.errors import CorruptIndex, UsageError
 from agent.repository.ids import ContentId, content_id, parse_content_id
 from agent.repository.index_build import build_index, build_shards
 from agent.repository.index_entry import IndexEntry, next_time, winner
+from agent.repository.index_read import MappedIndex
 from agent.storage.base import BlobId
 
 PACK = "p00112233445566778899aabbccddeeff-s0011223344556677123"
@@ -116,6 +118,33 @@ def test_what_does_not_fit_is_refused_by_name(changes: dict[str, object]) -> Non
     for version in (1, 2):
         with pytest.raises(CorruptIndex):
             build_index([make(**changes)], version)
+
+
+rows = st.builds(
+    IndexEntry,
+    st.integers(0, 50).map(lambda number: content_id(number % 2 * ord("k"), number.to_bytes(16))),
+    st.sampled_from([BlobId("p1"), BlobId("q2-s1"), BlobId("p3")]),
+    st.integers(0, 2**30 - 1),
+    st.integers(28, 2**28 - 1),
+    st.integers(0, 2**28 - 1),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+    st.sampled_from([0, 0x1101, 2**32 - 1]),
+    st.integers(1, 3),
+    st.integers(0, 255),
+)
+
+
+@given(st.lists(rows, min_size=1))
+def test_what_was_built_reads_back_as_the_winners(entries: list[IndexEntry]) -> None:
+    best: dict[ContentId, IndexEntry] = {}
+    for entry in entries:
+        best[entry.content] = winner(best.get(entry.content, entry), entry)
+    expected = [best[content] for content in sorted(best)]
+    assert list(MappedIndex(build_index(entries, 2)).entries()) == expected
+    assert list(MappedIndex(build_index(entries, 1)).entries()) == [
+        replace(entry, original_length=entry.packed_length - 28, compression=0, key_id=0) for entry in expected
+    ]
 
 
 def test_contents_of_different_hash_lengths_are_refused() -> None:
