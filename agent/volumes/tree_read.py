@@ -149,7 +149,11 @@ class _Tree:
 
 
 class DirectoryReader:
-    """One directory. Close it when its entries are done; closing the root closes the tree."""
+    """One directory. Close it when its entries are done; closing the root closes the tree.
+
+    Every method raises OSError when the directory itself cannot be reached any more (it was removed or replaced while
+    its descriptor was given up); failures of single entries are values.
+    """
 
     def __init__(self, tree: _Tree, node: DirectoryNode, attributes: Attributes) -> None:
         self._tree = tree
