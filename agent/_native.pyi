@@ -1,9 +1,11 @@
 """Compiled inner loops of the data path (sources in `agent/native/`)."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from typing_extensions import Buffer
+
+_Key = TypeVar("_Key", bound=bytes)
 
 # entry.c: directory entries as JSON (§7.3)
 
@@ -115,3 +117,12 @@ def find_keys(buffer: Buffer, base: int, stride: int, key_size: int, count: int,
 
 def first_unsorted(buffer: Buffer, base: int, stride: int, key_size: int, count: int, /) -> int:
     """Position of the first entry whose key is not greater than the one before; -1 when sorted. Releases the lock."""
+
+# build.c
+
+def index_rows(places: Mapping[_Key, bytes], contents: Sequence[_Key], /) -> tuple[bytes, list[int], list[int]]:
+    """Sorted index rows of version 2 (§4.6) of distinct `contents`, whose `places` are `index_rows.ROW` each.
+
+    Also the old numbers of the packs and the compression ids of the formats, in the order of their new numbers, which
+    is that of their first use. Releases the lock while it sorts. Raises `ValueError` for what an index cannot hold.
+    """

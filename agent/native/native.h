@@ -8,6 +8,7 @@ void split_prepare(void); /* once, before any call */
 
 extern PyMethodDef split_methods[];
 extern PyMethodDef index_methods[];
+extern PyMethodDef build_methods[];
 extern PyMethodDef tree_methods[];
 extern PyMethodDef entry_methods[];
 

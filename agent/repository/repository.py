@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.base.clock import Clock, SystemClock
+from agent.base.errors import RepositoryReadOnly
 from agent.repository.content_cache import PackCache
 from agent.repository.content_codec import ContentCodec
 from agent.repository.content_reader import ContentReader, ReadLimits
@@ -37,6 +38,7 @@ from agent.repository.index_set import (
 from agent.repository.manifests import ManifestStore
 from agent.repository.object_reader import ObjectReader
 from agent.repository.sealer import BlobSealer
+from agent.repository.writer import RepositoryWriter, WriterOptions, WriterParts, open_writer
 from agent.storage.base import BlobStorage
 
 _INDEX_FOLDER = "indexes"
@@ -134,6 +136,26 @@ class Repository:
         await self.format_manager.current()
         if await self.index.refresh_if_older(seconds):
             await self.manifests.load()
+
+    @asynccontextmanager
+    async def writer(self, options: WriterOptions | None = None) -> AsyncIterator[RepositoryWriter]:
+        """A writer for the time of the block, at whose end it flushes. Raises `RepositoryReadOnly`."""
+        if self.options.read_only:
+            raise RepositoryReadOnly(f"the repository in {self.storage.location} was opened for reading only")
+        parts = WriterParts(
+            self.storage,
+            self.format_manager,
+            self.hasher,
+            self.cipher,
+            self.sealer,
+            self.index,
+            self.manifests,
+            self.options.clock,
+            self.options.username,
+            self.options.hostname,
+        )
+        async with open_writer(parts, options or WriterOptions()) as writer:
+            yield writer
 
     async def _list_active(self) -> ActiveIndexes:
         if self.format.epoch_parameters.enabled:
