@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.repository.epochs import (
@@ -89,6 +89,7 @@ def test_hostile_numbers_cost_nothing() -> None:
     assert len(chosen(*chain)) == 3000
 
 
+@settings(max_examples=50)
 @given(
     st.lists(
         st.from_regex(r"x[nsrew]?[0-9FO+-]{0,3}(_[0-9a-]{0,3}){0,2}(-s[0-9]{0,2}(-c[0-9x-]{0,2})?)?", fullmatch=True)

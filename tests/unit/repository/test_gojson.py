@@ -4,7 +4,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.base.errors import CorruptBlob, RepositoryError
@@ -38,6 +38,7 @@ def test_raw_json_is_compacted() -> None:
     assert gojson.compact(b'{ "a" : [ 1, "<" ] }\n') == b'{"a":[1,"\\u003c"]}'
 
 
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
