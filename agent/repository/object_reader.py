@@ -119,7 +119,7 @@ class ObjectReader:
 
     async def read(self, oid: ObjectId, *, max_length: int | None = None) -> bytes:
         """All bytes of an object. Raises `CorruptObject` before reading more than `max_length` of them."""
-        parsed = parse_object_id(oid)
+        parsed = _parse(oid)
         if not parsed.indirection:
             data = await self._direct(parsed)
             _limit(oid, len(data), max_length)
@@ -130,7 +130,7 @@ class ObjectReader:
 
     async def chunks(self, oid: ObjectId) -> AsyncIterator[bytes]:
         """An object as a stream of its contents, in order; a few dozen MiB are read ahead."""
-        parsed = parse_object_id(oid)
+        parsed = _parse(oid)
         if not parsed.indirection:
             yield await self._direct(parsed)
             return
@@ -141,7 +141,7 @@ class ObjectReader:
 
     async def read_range(self, oid: ObjectId, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, fewer where the object ends."""
-        parsed = parse_object_id(oid)
+        parsed = _parse(oid)
         if not parsed.indirection:
             return (await self._direct(parsed))[offset : offset + length]
         table = await self.extents(oid)
@@ -159,7 +159,7 @@ class ObjectReader:
         Raises `CorruptObject` for lists that are no lists, overlap, leave gaps, or never end.
         """
         table = ExtentTable()
-        parsed = parse_object_id(oid)
+        parsed = _parse(oid)
         if parsed.indirection:
             await self._expand(oid, parsed, table, _Budget(), level=0)
         elif parsed.compressed:
@@ -183,7 +183,7 @@ class ObjectReader:
                 raise CorruptObject(
                     f"list of object {oid} has an entry of {entry.l} bytes at {entry.s}, not at {table.length - start}"
                 )
-            child = parse_object_id(entry.o)
+            child = _parse(entry.o)
             if child.indirection:
                 before = table.length
                 await self._expand(entry.o, child, table, budget, level + 1)
@@ -195,7 +195,7 @@ class ObjectReader:
                 table.append(entry.l, child.content, child.compressed)
 
     async def _read_list(self, oid: ObjectId, budget: _Budget, level: int) -> bytes:
-        parsed = parse_object_id(oid)
+        parsed = _parse(oid)
         if not parsed.indirection:
             return await self._direct(parsed)
         table = ExtentTable()
@@ -265,6 +265,14 @@ def expand_content(cid: ContentId, data: bytes) -> bytes:
         return decompress(data, MAX_CONTENT_LENGTH)
     except CorruptContent as error:
         raise CorruptObject(f"object Z{content_text(cid)} cannot be decompressed: {error.message}") from error
+
+
+def _parse(oid: str) -> ParsedObjectId:
+    """As `parse_object_id`, which kopia lets pass ids without a content (§13.5); nothing can be read there."""
+    parsed = parse_object_id(oid)
+    if len(parsed.content) < 2:
+        raise CorruptObject(f"object id {oid!r} names no content")
+    return parsed
 
 
 def _window(table: ExtentTable, first: int, end: int) -> list[Extent]:
