@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from agent.base.clock import Clock
 from agent.storage.base import BlobId, BlobMetadata, BlobStorage, Buffer, Retention
 
+_SHORTEST_WAIT = 0.001
+_DUST = 1e-6
+"""Less than this is a rounding error, not a byte."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -52,7 +56,7 @@ class TokenBucket:
         if self._rate <= 0:
             return
         async with self._turn:
-            while amount > 0 and self._rate > 0:
+            while amount > _DUST and self._rate > 0:
                 self._fill()
                 if self._tokens > 0:
                     taken = min(amount, self._tokens)
@@ -61,7 +65,7 @@ class TokenBucket:
                 else:
                     # in steps, so that a new rate counts soon
                     wanted = min(amount, self._rate) - self._tokens
-                    await self._clock.sleep(min(wanted / self._rate, 1.0))
+                    await self._clock.sleep(min(max(wanted / self._rate, _SHORTEST_WAIT), 1.0))
 
     def _fill(self) -> None:
         now = self._clock.monotonic()
