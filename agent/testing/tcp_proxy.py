@@ -1,0 +1,112 @@
+"""A TCP proxy on loopback that damages what passes: cuts, stalls, corrupts. For tests of real clients and servers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpFaults:
+    """What happens to each new connection; -1: nothing. Positions are bytes of one direction."""
+
+    cut_up_after: int = -1
+    """Close both sides once so much went to the server."""
+    cut_down_after: int = -1
+    """Close both sides once so much went to the client."""
+    stall_down_after: int = -1
+    """Pass nothing more to the client, but keep the connection."""
+    corrupt_down_at: int = -1
+    """Flip the bits of one byte on its way to the client."""
+    connections: int = -1
+    """How many connections are hit, all if negative; later ones pass unharmed."""
+
+
+class TcpProxy:
+    """Async context manager: listens on a free port of loopback and passes everything on to `target_port`."""
+
+    def __init__(self, target_port: int, faults: TcpFaults | None = None) -> None:
+        self._target_port = target_port
+        self.faults = faults or TcpFaults()
+        self.connections = 0
+        """Accepted so far."""
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def endpoint(self) -> str:
+        """`http://127.0.0.1:PORT`."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self.connections += 1
+        faults = (
+            self.faults if self.faults.connections < 0 or self.connections <= self.faults.connections else TcpFaults()
+        )
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        directions = (
+            asyncio.ensure_future(_pump(reader, up_writer, cut=faults.cut_up_after)),
+            asyncio.ensure_future(
+                _pump(
+                    up_reader,
+                    writer,
+                    cut=faults.cut_down_after,
+                    stall=faults.stall_down_after,
+                    corrupt=faults.corrupt_down_at,
+                )
+            ),
+        )
+        try:
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
+            writer.transport.abort()
+            up_writer.transport.abort()
+
+
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, cut: int, stall: int = -1, corrupt: int = -1
+) -> None:
+    position = 0
+    while data := await reader.read(65536):
+        end = position + len(data)
+        if position <= corrupt < end:
+            i = corrupt - position
+            data = data[:i] + bytes([data[i] ^ 0xFF]) + data[i + 1 :]
+        if 0 <= stall < end:
+            writer.write(data[: stall - position])
+            await asyncio.Event().wait()
+        if 0 <= cut < end:
+            writer.write(data[: cut - position])
+            await writer.drain()
+            return
+        writer.write(data)
+        await writer.drain()
+        position = end
