@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -27,8 +28,9 @@ class TcpFaults:
 class TcpProxy:
     """Async context manager: listens on a free port of loopback and passes everything on to `target_port`."""
 
-    def __init__(self, target_port: int, faults: TcpFaults | None = None) -> None:
+    def __init__(self, target_port: int, faults: TcpFaults | None = None, *, tls: ssl.SSLContext | None = None) -> None:
         self._target_port = target_port
+        self._tls = tls
         self.faults = faults or TcpFaults()
         self.connections = 0
         """Accepted so far."""
@@ -38,11 +40,11 @@ class TcpProxy:
 
     @property
     def endpoint(self) -> str:
-        """`http://127.0.0.1:PORT`."""
-        return f"http://127.0.0.1:{self.port}"
+        """`http://127.0.0.1:PORT`, or `https`, when it was given `tls` for its clients."""
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -1,0 +1,81 @@
+import datetime
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from structlog.testing import capture_logs
+
+from agent.base.errors import BadCertificate
+from agent.storage.base import BlobId
+from agent.storage.s3 import S3Storage
+from agent.testing.s3_server import SeaweedServer
+from agent.testing.tcp_proxy import TcpProxy
+from tests.storage.conftest import config_for
+
+pytestmark = pytest.mark.s3
+
+PACK = BlobId("p3c92c8baa4cf86d6bb6c295f1e7b6f10-sc5b5ef52f1dcd742147")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1 with its key, in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+async def https(seaweed: SeaweedServer, certificate: Path) -> AsyncIterator[TcpProxy]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    async with TcpProxy(seaweed.port, tls=context) as proxy:
+        yield proxy
+
+
+async def test_an_unknown_authority_is_a_bad_certificate(https: TcpProxy, seaweed: SeaweedServer) -> None:
+    storage = await S3Storage.open(config_for(seaweed, "blobs", endpoint=https.endpoint))
+    with pytest.raises(BadCertificate, match="ca_file"):
+        await storage.put(PACK, [b"x"])
+    await storage.close()
+
+
+async def test_a_given_authority_is_trusted(https: TcpProxy, seaweed: SeaweedServer, certificate: Path) -> None:
+    config = config_for(seaweed, "blobs", endpoint=https.endpoint, ca_file=str(certificate))
+    storage = await S3Storage.open(config)
+    await storage.put(PACK, [b"x" * 1_000_000])
+    assert len(await storage.get(PACK)) == 1_000_000
+    await storage.close()
+
+
+async def test_skipped_verification_works_and_warns(https: TcpProxy, seaweed: SeaweedServer) -> None:
+    config = config_for(seaweed, "blobs", endpoint=https.endpoint, insecure_skip_tls_verify=True)
+    with capture_logs() as logs:
+        storage = await S3Storage.open(config)
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    await storage.put(PACK, [b"x"])
+    await storage.close()
