@@ -44,6 +44,12 @@ class DirectoryEncoder:
         self._started = True
         return HEAD + b"[" + raw
 
+    def copy(self) -> DirectoryEncoder:
+        """Another one that goes on from the same place."""
+        other = DirectoryEncoder()
+        other._started = self._started
+        return other
+
     def end(self, summary: DirectorySummary) -> bytes:
         """The bytes that close the directory; the encoder is not changed, so a checkpoint may take them early."""
         tail = b',"summary":' + summary.to_json() + b"}\n"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from agent.base.errors import CorruptManifest, SnapshotError, SnapshotNotFound, UsageError
 from agent.repository.ids import ManifestId
+from agent.repository.manifests import ManifestStore
+from agent.repository.writer import RepositoryWriter
 from agent.snapshots.model import Snapshot, Source, decode_snapshot
 
 TYPE_LABEL: Final = "type"
@@ -22,45 +24,6 @@ SNAPSHOT_TYPE: Final = "snapshot"
 REQUESTER_TAG: Final = "snapshot-requester"
 UPLOADER_TAG: Final = "snapshot-uploader"
 _SHOWN = 5
-
-
-class StoredManifest(Protocol):
-    """A live manifest, as the repository gives it."""
-
-    @property
-    def id(self) -> ManifestId:
-        """Its id."""
-        ...
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """What it is found by."""
-        ...
-
-    @property
-    def data(self) -> bytes:
-        """Its JSON."""
-        ...
-
-
-class Manifests(Protocol):
-    """The read side of manifests: what of `agent.repository.manifests.ManifestStore` is needed here."""
-
-    def find(self, labels: Mapping[str, str]) -> Iterable[StoredManifest]:
-        """Live manifests whose labels include these."""
-        ...
-
-
-class ManifestWriter(Protocol):
-    """The write side: what of `agent.repository.repository.RepositoryWriter` is needed here."""
-
-    async def put_manifest(self, labels: Mapping[str, str], data: msgspec.Raw) -> ManifestId:
-        """Add a manifest; it becomes visible with the next flush."""
-        ...
-
-    async def delete_manifest(self, mid: ManifestId) -> None:
-        """Put a tombstone."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +40,7 @@ def source_labels(source: Source) -> dict[str, str]:
 
 
 def list_snapshots(
-    manifests: Manifests, source: Source | None = None, tags: Mapping[str, str] | None = None
+    manifests: ManifestStore, source: Source | None = None, tags: Mapping[str, str] | None = None
 ) -> SnapshotList:
     """All snapshots, or those of one source, or those that carry all these tags."""
     labels = {TYPE_LABEL: SNAPSHOT_TYPE} if source is None else source_labels(source)
@@ -90,7 +53,7 @@ def list_snapshots(
     return SnapshotList(tuple(sorted(snapshots, key=_by_time)), tuple(sorted(warnings)))
 
 
-def list_sources(manifests: Manifests) -> list[Source]:
+def list_sources(manifests: ManifestStore) -> list[Source]:
     """Who has snapshots here, by their labels, readable or not."""
     found = {
         Source(m.labels.get("hostname", ""), m.labels.get("username", ""), m.labels.get("path", ""))
@@ -99,7 +62,7 @@ def list_sources(manifests: Manifests) -> list[Source]:
     return sorted(found)
 
 
-def find_snapshot(manifests: Manifests, name: str) -> Snapshot:
+def find_snapshot(manifests: ManifestStore, name: str) -> Snapshot:
     """The snapshot with this id, or the only one whose id starts so.
 
     Raises `SnapshotNotFound` when none or several match, `CorruptManifest` when it cannot be understood.
@@ -139,7 +102,7 @@ def superseded(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     return [s for s in snapshots if s.incomplete and not s.pins and newest is not None and _by_time(s) < newest]
 
 
-async def save_snapshot(writer: ManifestWriter, snapshot: Snapshot) -> Snapshot:
+async def save_snapshot(writer: RepositoryWriter, snapshot: Snapshot) -> Snapshot:
     """Put a snapshot's manifest and return it with its id; it is visible to others after the writer's next flush.
 
     Raises `UsageError` for a source or tag that no client could find it by, `SnapshotError` when other clients could
@@ -160,7 +123,7 @@ async def save_snapshot(writer: ManifestWriter, snapshot: Snapshot) -> Snapshot:
     return msgspec.structs.replace(pinned, id=mid)
 
 
-async def forget_snapshots(writer: ManifestWriter, snapshots: Iterable[Snapshot]) -> None:
+async def forget_snapshots(writer: RepositoryWriter, snapshots: Iterable[Snapshot]) -> None:
     """Put tombstones. The space comes back with maintenance."""
     for snapshot in snapshots:
         await writer.delete_manifest(snapshot.id)

@@ -1,0 +1,176 @@
+"""One directory object while it is being made (§7.3, §6.2).
+
+Upload adds entries as they become known, in order, and closes the directory when the last is there; nobody holds more
+of it than the chunk that is not cut yet. A checkpoint can be taken at any time: it shares the chunks that are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from agent.repository.ids import NO_PREFIX, ContentId, ObjectId, content_text
+from agent.repository.object_writer import ObjectPart, PartWriter
+from agent.repository.splitter import Splitter
+from agent.snapshots.directory import DirectoryEncoder
+from agent.snapshots.model import MAX_SUMMARY_ERRORS, DirectorySummary, EntryError
+from agent.storage.base import Buffer
+
+DIRECTORY_PREFIX = ord("k")
+
+
+class UploadSink(Protocol):
+    """What of a `RepositoryWriter` an upload needs. Thread side, thread-safe; may wait for the store."""
+
+    def write_content(self, data: Buffer, prefix: int = NO_PREFIX, compression: int = 0) -> ContentId:
+        """The id of this content, which is in the repository after the next flush."""
+        ...
+
+    def write_contents(
+        self, data: Sequence[Buffer], prefix: int = NO_PREFIX, compression: int = 0
+    ) -> Sequence[ContentId]:
+        """The ids of these contents, in order."""
+        ...
+
+    def new_part(self, compression: int = 0, splitter: str | None = None) -> PartWriter:
+        """Begin a file that is written bytes by bytes."""
+        ...
+
+    def concatenate(self, parts: Iterable[ObjectPart]) -> ObjectId:
+        """The object made of these parts in order."""
+        ...
+
+    def assemble(self, entries: Iterable[tuple[int, ObjectId]], prefix: int = NO_PREFIX) -> ObjectId:
+        """The object made of these (length, object id), in order, at least one."""
+        ...
+
+
+class Tally:
+    """A directory's summary while entries are added (§7.3, §14.2)."""
+
+    __slots__ = ("dirs", "entries", "errors", "failed", "files", "ignored_errors", "max_time_ns", "size", "symlinks")
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.size = 0
+        self.files = 0
+        self.symlinks = 0
+        self.dirs = 0
+        self.max_time_ns = 0
+        self.failed = 0
+        self.ignored_errors = 0
+        self.errors: list[EntryError] = []
+
+    def add_files(self, files: int, symlinks: int, size: int, max_time_ns: int) -> None:
+        """So many entries that are no directories; `size` is that of the files among them."""
+        self.entries += files + symlinks
+        self.files += files
+        self.symlinks += symlinks
+        self.size += size
+        self.max_time_ns = max(self.max_time_ns, max_time_ns)
+
+    def add_directory(self, summary: DirectorySummary, mtime_ns: int) -> None:
+        """A directory with all that is below it."""
+        self.entries += 1
+        self.size += summary.size
+        self.files += summary.files
+        self.symlinks += summary.symlinks
+        self.dirs += summary.dirs
+        self.max_time_ns = max(self.max_time_ns, summary.max_time_ns, mtime_ns)
+        self.failed += summary.failed
+        self.ignored_errors += summary.ignored_errors
+        self._list(summary.errors)
+
+    def add_error(self, error: EntryError, *, ignored: bool) -> None:
+        """An entry that is missing because it could not be read."""
+        if ignored:
+            self.ignored_errors += 1
+        else:
+            self.failed += 1
+        self._list((error,))
+
+    def copy(self) -> Tally:
+        """The same numbers again."""
+        other = Tally()
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.errors = list(self.errors)
+        return other
+
+    def summary(self, mtime_ns: int, incomplete: str = "") -> DirectorySummary:
+        """As it stands; `mtime_ns` is the directory's own, which counts when it is empty."""
+        return DirectorySummary(
+            size=self.size,
+            files=self.files,
+            symlinks=self.symlinks,
+            dirs=self.dirs + 1,
+            max_time_ns=self.max_time_ns if self.entries else mtime_ns,
+            incomplete=incomplete,
+            failed=self.failed,
+            ignored_errors=self.ignored_errors,
+            errors=tuple(self.errors),
+        )
+
+    def _list(self, errors: Sequence[EntryError]) -> None:
+        if errors:
+            self.errors = sorted([*self.errors, *errors], key=lambda e: e.path.encode("utf-8", "surrogateescape"))
+            del self.errors[MAX_SUMMARY_ERRORS:]
+
+
+class DirectoryObject:
+    """A directory on its way into the repository. Thread side."""
+
+    __slots__ = ("_buffer", "_chunks", "_compression", "_encoder", "_scanned", "_sink", "_splitter")
+
+    def __init__(self, sink: UploadSink, splitter: Splitter, compression: int) -> None:
+        """`splitter` is the repository's own, `compression` a header id (§4.2)."""
+        self._sink = sink
+        self._splitter = splitter
+        self._compression = compression
+        self._encoder = DirectoryEncoder()
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._chunks: list[tuple[int, ObjectId]] = []
+
+    def add(self, raw: bytes) -> None:
+        """One or more entries, encoded and joined by commas."""
+        self._buffer += self._encoder.entries(raw)
+        if len(self._buffer) >= self._splitter.max_chunk:
+            self._cut()
+
+    def finish(self, summary: DirectorySummary) -> ObjectId:
+        """Close the directory; the object id."""
+        self._buffer += self._encoder.end(summary)
+        self._cut()
+        return self._sink.assemble(self._with_last(), DIRECTORY_PREFIX)
+
+    def checkpoint(self, more: Sequence[bytes], summary: DirectorySummary) -> ObjectId:
+        """The directory as it stands with `more` entries behind; it goes on as if nothing had been."""
+        other = DirectoryObject(self._sink, self._splitter, self._compression)
+        other._encoder = self._encoder.copy()
+        other._buffer += self._buffer
+        other._scanned = self._scanned
+        other._chunks += self._chunks
+        for raw in more:
+            other.add(raw)
+        return other.finish(summary)
+
+    def _with_last(self) -> Iterable[tuple[int, ObjectId]]:
+        if self._buffer:
+            self._put(len(self._buffer))
+        return self._chunks
+
+    def _cut(self) -> None:
+        while True:
+            with memoryview(self._buffer) as view:
+                cut = self._splitter.find_cut(view, len(view), self._scanned)
+            if not cut:
+                self._scanned = len(self._buffer)
+                return
+            self._put(cut)
+
+    def _put(self, length: int) -> None:
+        content = self._sink.write_content(bytes(self._buffer[:length]), DIRECTORY_PREFIX, self._compression)
+        self._chunks.append((length, ObjectId(content_text(content))))
+        del self._buffer[:length]
+        self._scanned = 0

@@ -1,0 +1,295 @@
+"""Taking a snapshot: everything around the walk.
+
+    policies, parents  →  walk in a thread (upload_tree, upload_file)  →  recheck  →  manifest, flush
+                              checkpoints on the way (§14.8)
+
+`upload_tree` is what the command and an agent call, on the event loop, with an open repository and a writer of it. The
+walk runs in one thread with a few helpers; it comes back to the loop only to read directories of earlier snapshots that
+are not cached and to make checkpoints visible.
+
+Canceling: `Cancellation.cancel()` ends the walk within a second and saves what there is as an incomplete snapshot;
+canceling the task saves nothing more. Either way a later run resumes from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agent.base.clock import Clock
+from agent.repository.ids import ManifestId, ObjectId
+from agent.repository.repository import Repository
+from agent.repository.writer import RepositoryWriter
+from agent.snapshots.bridge import Bridge, object_reader
+from agent.snapshots.model import DIRECTORY, INCOMPLETE_CHECKPOINT, Entry, Snapshot, Source, Stats
+from agent.snapshots.policy import PolicyTree, policy_tree
+from agent.snapshots.progress import Cancellation, Totals, UploadProgress
+from agent.snapshots.recheck import revive_deleted
+from agent.snapshots.store import (
+    find_parents,
+    find_snapshot,
+    forget_snapshots,
+    list_snapshots,
+    save_snapshot,
+    superseded,
+)
+from agent.snapshots.upload_file import FileUploads
+from agent.snapshots.upload_plan import Plans
+from agent.snapshots.upload_tree import Run, TreeUpload
+from agent.volumes.tree_read import open_directory
+
+CHECKPOINT_INTERVAL = 30 * 60.0
+"""Seconds. Whatever a run deduplicated against has to be visible to others within 45 minutes (§14.6, §14.8)."""
+_REFRESH_INTERVAL = 10 * 60.0
+_MAX_THREADS = 16
+_LEAVE_AFTER = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadOptions:
+    """How a snapshot is taken."""
+
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Of the snapshot and of its checkpoints; `tag:` prefixes are the caller's business (§7.2)."""
+    pins: tuple[str, ...] = ()
+    parallel: int = 0
+    """Threads that read, and as many that hash; 0: as the policy says, else one a processor."""
+    fail_fast: bool = False
+    """The first file that cannot be read ends the run, and nothing is saved."""
+    full: bool = False
+    """Compare with no earlier snapshot."""
+    parent: ManifestId | None = None
+    """Compare with this snapshot only."""
+    parent_tags: Mapping[str, str] | None = None
+    """Compare only with snapshots that carry these tags (§10.5)."""
+    velero: bool = False
+    """Store as Velero's adapter does: no compression of data and directories, the repository's own splitter (§10.5)."""
+    ignore_rules: bool = True
+    """Leave out what policies, dot-ignore files and cache tags say."""
+    checkpoint_interval: float = CHECKPOINT_INTERVAL
+    spill_folder: str | None = None
+    """Where names of huge directories go; None: the system's folder for temporary files."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadResult:
+    """What came of it."""
+
+    snapshot: Snapshot
+    """As saved. `incomplete` is not empty when the run was canceled."""
+    errors: int
+    """Entries that are missing because they could not be read, ignored ones not counted; any make it partial."""
+    warnings: tuple[str, ...]
+    parents: tuple[ManifestId, ...]
+    """What was compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Walked:
+    root: Entry
+    stats: Stats
+    incomplete: str
+    warnings: tuple[str, ...]
+
+
+async def upload_tree(
+    repo: Repository,
+    writer: RepositoryWriter,
+    source: Source,
+    path: str,
+    *,
+    options: UploadOptions | None = None,
+    progress: UploadProgress | None = None,
+    cancellation: Cancellation | None = None,
+) -> UploadResult:
+    """Back up the tree at `path` as `source`, save the snapshot, and tombstone incomplete ones it supersedes.
+
+    Everything is flushed when it returns. Raises `SourceNotFound` and `SourceUnreadable` for the root (with
+    `fail_fast` for any entry), `InvalidPolicy`, and what the repository raises; then nothing was saved but checkpoints.
+    """
+    options = options or UploadOptions()
+    clock = repo.options.clock
+    start_ns = clock.now_ns()
+    policies = load_policies(repo, source)
+    parents, warnings = _choose_parents(repo, source, options)
+    prototype = Snapshot(
+        source=source,
+        description=options.description,
+        start_ns=start_ns,
+        end_ns=start_ns,
+        root=None,
+        tags=options.tags,
+        pins=options.pins,
+    )
+    progress = progress or UploadProgress()
+    if parents and parents[0].root is not None and parents[0].root.summ is not None:
+        progress.totals = Totals(parents[0].root.summ.files, parents[0].root.summ.size)
+    run = _UploadRun(
+        repo,
+        writer,
+        policies=policies,
+        prototype=prototype,
+        options=options,
+        progress=progress,
+        cancellation=cancellation or Cancellation(),
+    )
+    walked = await run.walk(path, [s.root for s in parents if s.root is not None])
+    snapshot = await finish_snapshot(
+        repo,
+        writer,
+        msgspec.structs.replace(
+            prototype,
+            end_ns=clock.now_ns(),
+            root=walked.root,
+            stats=walked.stats,
+            incomplete=walked.incomplete,
+            pins=() if walked.incomplete else prototype.pins,
+        ),
+    )
+    return UploadResult(
+        snapshot, walked.stats.error_count, (*warnings, *walked.warnings), tuple(parent.id for parent in parents)
+    )
+
+
+def load_policies(repo: Repository, source: Source) -> PolicyTree:
+    """The policies that hold for a source. Raises `InvalidPolicy`."""
+    found = repo.manifests.find({"type": "policy"})
+    return policy_tree(((manifest.labels, bytes(manifest.data)) for manifest in found), source)
+
+
+async def finish_snapshot(repo: Repository, writer: RepositoryWriter, snapshot: Snapshot) -> Snapshot:
+    """Save a snapshot whose tree is written: recheck (§14.6), manifest, tombstones (§14.8), flush."""
+    if snapshot.root is not None and await writer.contents_deleted_since(snapshot.start_ns):
+        await writer.flush()
+        await revive_deleted(repo, writer, snapshot.root)
+    saved = await save_snapshot(writer, snapshot)
+    if not saved.incomplete:
+        await repo.manifests.load()
+        known = list_snapshots(repo.manifests, saved.source)
+        await forget_snapshots(writer, superseded([*known.snapshots, saved]))
+    await writer.flush()
+    await writer.compact_manifests()
+    return saved
+
+
+def _choose_parents(repo: Repository, source: Source, options: UploadOptions) -> tuple[list[Snapshot], tuple[str, ...]]:
+    if options.full:
+        return [], ()
+    if options.parent is not None:
+        return [find_snapshot(repo.manifests, options.parent)], ()
+    known = list_snapshots(repo.manifests, source)
+    return find_parents(known.snapshots, options.parent_tags), known.warnings
+
+
+class _UploadRun:
+    """One walk and the thread it runs in."""
+
+    def __init__(
+        self,
+        repo: Repository,
+        writer: RepositoryWriter,
+        *,
+        policies: PolicyTree,
+        prototype: Snapshot,
+        options: UploadOptions,
+        progress: UploadProgress,
+        cancellation: Cancellation,
+    ) -> None:
+        self._repo = repo
+        self._writer = writer
+        self._policies = policies
+        self._prototype = prototype
+        self._options = options
+        self._progress = progress
+        self._cancellation = cancellation
+        self._clock: Clock = repo.options.clock
+        self._next_checkpoint = self._clock.monotonic() + options.checkpoint_interval
+        self._checkpoint: Snapshot | None = None
+
+    async def walk(self, path: str, parents: list[Entry]) -> _Walked:
+        """Run the thread; when this task is canceled, wait for it to let go, but for a second at most."""
+        bridge = Bridge(self._cancellation)
+        refresher = asyncio.create_task(_keep_fresh(self._repo, self._clock))
+        thread = asyncio.ensure_future(asyncio.to_thread(self._walk, bridge, path, parents))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            self._cancellation.abandon()
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                await asyncio.wait([thread], timeout=_LEAVE_AFTER)
+            raise
+        finally:
+            refresher.cancel()
+            await asyncio.gather(refresher, return_exceptions=True)
+
+    def _walk(self, bridge: Bridge, path: str, parents: list[Entry]) -> _Walked:
+        options, repo = self._options, self._repo
+        uploads = FileUploads(self._writer, self._cancellation, self._progress, self._threads())
+        try:
+            with open_directory(path, spill_folder=options.spill_folder) as reader:
+                run = Run(
+                    sink=self._writer,
+                    uploads=uploads,
+                    plans=Plans(repo.format.splitter, repo.format.index_version, velero=options.velero),
+                    policies=self._policies,
+                    read=object_reader(repo, bridge),
+                    cancellation=self._cancellation,
+                    progress=self._progress,
+                    random=os.urandom,
+                    due=self._checkpoint_due,
+                    save=lambda root: bridge.call(self._save_checkpoint(root)),
+                    fail_fast=options.fail_fast,
+                    ignore_rules=options.ignore_rules,
+                )
+                tree = TreeUpload(run)
+                objects = [ObjectId(parent.obj) for parent in parents if parent.type == DIRECTORY and parent.obj]
+                root = tree.upload(reader, root_name(path), objects)
+                return _Walked(root, tree.stats.freeze(), tree.incomplete, tuple(tree.warnings))
+        finally:
+            uploads.close()
+
+    def _threads(self) -> int:
+        wanted = self._options.parallel or self._policies.effective.upload.max_parallel_file_reads or 0
+        return min(wanted if wanted > 0 else os.cpu_count() or 1, _MAX_THREADS)
+
+    def _checkpoint_due(self) -> bool:
+        return self._clock.monotonic() >= self._next_checkpoint
+
+    async def _save_checkpoint(self, root: Entry) -> None:
+        """Make a partial tree visible, in place of the last checkpoint of this run (§14.8)."""
+        before = self._checkpoint
+        self._checkpoint = await save_snapshot(
+            self._writer,
+            msgspec.structs.replace(
+                self._prototype,
+                end_ns=self._clock.now_ns(),
+                root=root,
+                incomplete=INCOMPLETE_CHECKPOINT,
+                description="",
+                pins=(),
+            ),
+        )
+        if before is not None:
+            await self._repo.manifests.load()
+            await forget_snapshots(self._writer, [before])
+        await self._writer.flush()
+        self._next_checkpoint = self._clock.monotonic() + self._options.checkpoint_interval
+
+
+def root_name(path: str) -> bytes:
+    """The name of a root entry: the last element of its path (§14.19)."""
+    absolute = os.path.abspath(path)
+    return os.fsencode(os.path.basename(absolute) or absolute)
+
+
+async def _keep_fresh(repo: Repository, clock: Clock) -> None:
+    """Long runs look at the index of others now and then (§8.5, point 4)."""
+    while True:
+        await clock.sleep(_REFRESH_INTERVAL)
+        await repo.refresh_if_older()

@@ -1,0 +1,65 @@
+"""How the policy in force stores a file or directory: compression, splitter, parts (§7.5, §10.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.repository.compression import ZSTD_FASTEST, header_id_of
+from agent.repository.splitter import Splitter, new_splitter
+from agent.snapshots.policy import Policy
+
+SMALL_FILE = 128 * 1024
+"""Files up to this size are read in batches, unless chunks can be smaller than that."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """How a file is stored."""
+
+    splitter: Splitter
+    compression: int = 0
+    """Header id (§4.2) or 0."""
+    part_size: int = 0
+    """Files beyond it are stored in parts of this size; 0: never."""
+    whole_objects: bool = False
+    """Compression is that of objects (format version 1), so that chunks cannot be written as bare contents."""
+
+    @property
+    def small_limit(self) -> int:
+        """Files up to this size are one chunk and are read in batches."""
+        return min(SMALL_FILE, self.splitter.min_chunk - 1)
+
+
+class Plans:
+    """The plans of one run, each made once."""
+
+    def __init__(self, splitter: str, index_version: int, *, velero: bool = False) -> None:
+        """`splitter` is the repository's. Velero's adapter drops compressors and splitters of policies (§10.5)."""
+        self.splitter = new_splitter(splitter)
+        self._index_version = index_version
+        self._velero = velero
+        self._plans: dict[tuple[str, str, int], FilePlan] = {}
+
+    def file(self, policy: Policy, name: bytes, size: int) -> FilePlan:
+        """For a file of this name and size."""
+        compressor = "" if self._velero else policy.compression.compressor_for(name, size)
+        return self._plan(policy, compressor)
+
+    def _plan(self, policy: Policy, compressor: str) -> FilePlan:
+        above = policy.upload.parallel_upload_above_size
+        key = (compressor, "" if self._velero else policy.splitter.algorithm, above if above and above > 0 else 0)
+        plan = self._plans.get(key)
+        if plan is None:
+            splitter = new_splitter(key[1]) if key[1] else self.splitter
+            header = _writable(compressor)
+            plan = self._plans[key] = FilePlan(splitter, header, key[2], self._index_version == 1)
+        return plan
+
+    def metadata(self, policy: Policy) -> int:
+        """The header id for a directory; 0 for none."""
+        return 0 if self._velero else _writable(policy.metadata_compression.compressor)
+
+
+def _writable(compressor: str) -> int:
+    """Its header id; what we only read (s2, lz4) is written as fast zstd, which every client reads."""
+    return ZSTD_FASTEST if compressor.startswith(("s2-", "lz4")) else header_id_of(compressor)

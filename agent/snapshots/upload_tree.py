@@ -1,0 +1,418 @@
+"""The walk: a tree into directory objects, one thread, without recursion.
+
+Directories are walked depth first in kopia's order, subdirectories before files, and finished after everything below
+them. What takes time (reading, hashing, sealing) is handed to `upload_file.py`; what comes back is applied strictly in
+the order of the walk, from one queue, so that entries reach every directory in the order in which it has to list them,
+and a directory is closed when its turn comes. The walk runs ahead of the queue's head by a bounded number of entries.
+
+Because only this thread touches directories, a checkpoint (`checkpoint.py`) can be taken between any two steps.
+Unreadable entries are counted and named, never the end of a run, except for the root and when the run is to fail fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from agent import _native
+from agent.base.errors import CanceledError, SourceUnreadable
+from agent.repository.ids import ObjectId
+from agent.snapshots.checkpoint import partial_tree
+from agent.snapshots.compare import ParentDirectory, ReadObject
+from agent.snapshots.directory_write import DirectoryObject, UploadSink
+from agent.snapshots.ignore import DirectoryFilter, root_filter
+from agent.snapshots.model import (
+    FILE,
+    INCOMPLETE_CANCELED,
+    INCOMPLETE_CHECKPOINT,
+    DirectorySummary,
+    Entry,
+    EntryError,
+)
+from agent.snapshots.policy import Policy, PolicyTree
+from agent.snapshots.progress import Cancellation, UploadProgress
+from agent.snapshots.upload_file import FileUploads, Stored
+from agent.snapshots.upload_plan import FilePlan, Plans
+from agent.snapshots.upload_state import TYPE_BITS, Frame, RunStats, Span, add_files, directory_raw, root_entry
+from agent.volumes.attributes import Attributes, go_mode
+from agent.volumes.tree_read import DirectoryReader, TreeEntry, Unreadable
+
+BATCH_FILES = 256
+BATCH_BYTES = 4 * 1024 * 1024
+AHEAD_ENTRIES = 16_384
+"""Entries that the walk may be ahead of what is done."""
+_POLL = 0.2
+_MAX_WARNINGS = 1000
+_UNKNOWN_TYPE = "unknown or unsupported entry type"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run works with; everything is for the thread side."""
+
+    sink: UploadSink
+    uploads: FileUploads
+    plans: Plans
+    policies: PolicyTree
+    read: ReadObject
+    """Objects of earlier snapshots."""
+    cancellation: Cancellation
+    progress: UploadProgress
+    random: Callable[[int], bytes]
+    due: Callable[[], bool]
+    """Whether it is time for a checkpoint."""
+    save: Callable[[Entry], None]
+    """Make a checkpoint of this root visible."""
+    fail_fast: bool = False
+    ignore_rules: bool = True
+
+
+class TreeUpload:
+    """One walk of one tree."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._queue: deque[Span | Frame] = deque()
+        self._ahead = 0
+        self._unclosed: dict[Frame, None] = {}
+        self._root: Entry | None = None
+        self.stats = RunStats()
+        self.warnings: list[str] = []
+        self.incomplete = ""
+        """Why the tree is not whole, as its manifest has to say; empty when it is."""
+
+    def upload(self, reader: DirectoryReader, name: bytes, parents: list[ObjectId]) -> Entry:
+        """Walk from the root on; its entry. Raises `SourceUnreadable` for the root, and whatever ended the run."""
+        root = self._frame(None, "", TreeEntry(name, reader.attributes), reader)
+        root.filter = root_filter(self._run.policies, reader)
+        root.parents = self._parents(parents)
+        try:
+            self._walk_all(root)
+        except CanceledError:
+            if not self._run.cancellation.is_canceled or self._run.cancellation.is_abandoned:
+                raise
+            self.incomplete = INCOMPLETE_CANCELED
+            return self.partial(INCOMPLETE_CANCELED)
+        if self._root is None:
+            raise AssertionError("the root was never closed")
+        return self._root
+
+    # ---- the walk ----
+
+    def _walk_all(self, root: Frame) -> None:
+        stack = [(root, self._walk(root))]
+        while stack:
+            frame, steps = stack[-1]
+            try:
+                child = next(steps, None)
+            except OSError as error:
+                if frame.parent is None:
+                    text = os.fsdecode(frame.reader.path)
+                    raise SourceUnreadable(f"cannot list {text!r}: {error.strerror}") from error
+                frame.failure = error
+                child = None
+            if child is not None:
+                stack.append((child, self._walk(child)))
+                continue
+            stack.pop()
+            frame.parents = []
+            self._queue.append(frame)
+            self._ahead += 1
+            self._drain(AHEAD_ENTRIES)
+        self._drain(0)
+
+    def _walk(self, frame: Frame) -> Iterator[Frame]:
+        """One directory: gives each subdirectory when it is to be walked."""
+        self.stats.dir_count += 1
+        self._run.progress.directories += 1
+        self._run.progress.current = frame.path
+        if frame.filter.is_cache and self._run.ignore_rules:
+            self.stats.excluded_dir_count += 1
+            self._run.progress.excluded_directories += 1
+            return
+        selective = self._run.ignore_rules and not frame.filter.keeps_everything
+        for batch in frame.reader.batches():
+            self._check()
+            files: list[TreeEntry] = []
+            for entry in batch:
+                if isinstance(entry, Unreadable):
+                    self._fail(frame, entry.name, entry.reason, ignored=self._ignores_file_errors(frame))
+                elif selective and frame.filter.excludes(entry.name, entry.attributes, frame.reader.attributes):
+                    self._exclude(entry)
+                elif entry.attributes.mode & TYPE_BITS == stat.S_IFDIR:
+                    child = self._enter(frame, entry)
+                    if child is not None:
+                        yield child
+                else:
+                    files.append(entry)
+            if files:
+                self._files(frame, files)
+            self._drain(AHEAD_ENTRIES)
+
+    def _enter(self, frame: Frame, entry: TreeEntry) -> Frame | None:
+        """A subdirectory that is to be walked; None when it cannot be read."""
+        opened = frame.reader.open_directory(entry.name)
+        if isinstance(opened, Unreadable):
+            self.stats.dir_count += 1
+            self._lost(frame, entry.name, opened, ignored=self._ignores_directory_errors(frame, entry.name))
+            return None
+        try:
+            below = frame.filter.enter(entry.name, opened)
+        except SourceUnreadable as error:
+            opened.close()
+            self.stats.dir_count += 1
+            ignored = self._ignores_directory_errors(frame, entry.name)
+            self._fail(frame, entry.name, error.message, ignored=ignored)
+            return None
+        child = self._frame(frame, frame.below(entry.name), entry, opened, below)
+        child.parents = self._parents([obj for p in frame.parents if (obj := p.directory(entry.name)) is not None])
+        return child
+
+    def _frame(
+        self,
+        parent: Frame | None,
+        path: str,
+        entry: TreeEntry,
+        reader: DirectoryReader,
+        below: DirectoryFilter | None = None,
+    ) -> Frame:
+        run = self._run
+        policy = run.policies.effective if below is None else below.tree.effective
+        output = DirectoryObject(run.sink, run.plans.splitter, run.plans.metadata(policy))
+        frame = Frame(parent, path, entry, reader, output)
+        if below is not None:
+            frame.filter = below
+        self._unclosed[frame] = None
+        return frame
+
+    def _parents(self, objects: list[ObjectId]) -> list[ParentDirectory]:
+        return [ParentDirectory(obj, self._run.read, self.warn) for obj in dict.fromkeys(objects)]
+
+    # ---- files ----
+
+    def _files(self, frame: Frame, entries: list[TreeEntry]) -> None:
+        names: list[bytes] = []
+        attributes: list[Attributes] = []
+        for entry in entries:
+            kind = entry.attributes.mode & TYPE_BITS
+            if kind in (stat.S_IFREG, stat.S_IFLNK):
+                names.append(entry.name)
+                attributes.append(entry.attributes)
+            else:
+                self._run.progress.special += 1
+                if self._policy(frame).error_handling.ignore_unknown_types is False:
+                    self._fail(frame, entry.name, _UNKNOWN_TYPE, ignored=False)
+        span = Span(frame, names, attributes)
+        for parent in frame.parents:
+            parent.match(names, span.prefixes, attributes, span.raws)
+        new = [i for i, raw in enumerate(span.raws) if raw is None]
+        cached = len(names) - len(new)
+        if cached:
+            size = sum(span.sizes) - sum(span.sizes[i] for i in new)
+            self.stats.cached_files += cached
+            self.stats.total_size += size
+            self._run.progress.done(cached, cached=cached, cached_bytes=size)
+        if new:
+            self._store(span, new)
+        frame.spans.append(span)
+        self._queue.append(span)
+        self._ahead += len(names)
+
+    def _store(self, span: Span, new: list[int]) -> None:
+        """Have the files and links at these places read and written."""
+        uploads, reader, policy = self._run.uploads, span.frame.reader, self._policy(span.frame)
+        links: list[int] = []
+        batches: dict[FilePlan, list[int]] = {}
+        waiting: dict[FilePlan, int] = {}
+
+        def send(plan: FilePlan) -> None:
+            chosen = batches.pop(plan)
+            names = [span.names[i] for i in chosen]
+            room = waiting.pop(plan) + plan.small_limit
+            span.jobs.append((chosen, uploads.small(reader, names, plan.small_limit, room, plan)))
+
+        for i in new:
+            size = span.sizes[i]
+            if span.attributes[i].mode & TYPE_BITS == stat.S_IFLNK:
+                links.append(i)
+                continue
+            self.stats.non_cached_files += 1
+            plan = self._run.plans.file(policy, span.names[i], size)
+            if size > plan.small_limit:
+                span.large.append((i, uploads.large(reader, span.names[i], size, plan)))
+                continue
+            batches.setdefault(plan, []).append(i)
+            waiting[plan] = waiting.get(plan, 0) + size
+            if len(batches[plan]) >= BATCH_FILES or waiting[plan] >= BATCH_BYTES:
+                send(plan)
+        for plan in list(batches):
+            send(plan)
+        for start in range(0, len(links), BATCH_FILES):
+            chosen = links[start : start + BATCH_FILES]
+            span.jobs.append((chosen, uploads.links(reader, [span.names[i] for i in chosen])))
+
+    # ---- the queue ----
+
+    def _drain(self, ahead: int) -> None:
+        """Apply what is done, from the head on, and wait while the walk is more than `ahead` entries in front."""
+        while self._queue:
+            head = self._queue[0]
+            if isinstance(head, Frame):
+                self._queue.popleft()
+                self._ahead -= 1
+                self._close(head)
+                continue
+            while (pending := self._collect(head)) is not None:
+                if self._ahead <= ahead:
+                    return
+                self._wait(pending)
+            self._queue.popleft()
+            self._ahead -= len(head.names)
+            self._apply(head)
+
+    def _collect(self, span: Span) -> Future[Any] | None:
+        """Take in the results that are there; what has to be waited for, None when that is nothing."""
+        while span.jobs:
+            chosen, job = span.jobs[0]
+            if not job.done():
+                return job
+            span.jobs.popleft()
+            for i, stored in zip(chosen, job.result(), strict=True):
+                if stored is None:
+                    size = span.sizes[i]
+                    plan = self._run.plans.file(self._policy(span.frame), span.names[i], size)
+                    file = self._run.uploads.large(span.frame.reader, span.names[i], size, plan)
+                    span.large.append((i, file))
+                else:
+                    self._stored(span, i, stored)
+        while span.large:
+            i, file = span.large[0]
+            if not file.result.done():
+                return file.result
+            span.large.popleft()
+            self._stored(span, i, file.result.result())
+        return None
+
+    def _stored(self, span: Span, i: int, stored: Stored | Unreadable) -> None:
+        """A file has been read, or not."""
+        if isinstance(stored, Unreadable):
+            self._lost(span.frame, span.names[i], stored, ignored=self._ignores_file_errors(span.frame))
+            return
+        before = span.attributes[i]
+        prefix = span.prefixes[i]
+        if stored.size != before.size:
+            span.sizes[i] = stored.size
+            kind = FILE if stored.attributes is not None else "s"
+            mode = go_mode(before.mode)
+            prefix = _native.entry_prefix(
+                span.names[i], kind.encode(), mode, stored.size, before.mtime_ns, before.uid, before.gid
+            )
+        span.raws[i] = prefix + stored.obj.encode() + b'"}'
+        after = stored.attributes
+        if after is not None:
+            self.stats.file_count += stored.parts
+            self.stats.total_size += stored.size
+            if after.mtime_ns != before.mtime_ns or stored.size != before.size:
+                self.warn(f"{span.frame.below(span.names[i])} changed while it was read")
+        self._run.progress.done(1)
+
+    def _apply(self, span: Span) -> None:
+        """Put the files of a span into their directory."""
+        frame = span.frame
+        frame.spans.remove(span)
+        raws = add_files(frame.tally, span)
+        if raws:
+            frame.output.add(b",".join(raws))
+
+    def _close(self, frame: Frame) -> None:
+        """A directory is done: write it, and give its entry to the one it is in."""
+        if frame.parent is not None:
+            frame.reader.close()
+        if frame.failure is not None and frame.parent is not None:
+            reason = Unreadable(frame.name, frame.failure.errno or errno.EIO)
+            ignored = self._ignores_directory_errors(frame.parent, frame.name)
+            self._lost(frame.parent, frame.name, reason, ignored=ignored)
+        else:
+            summary = frame.tally.summary(frame.mtime_ns)
+            self._give(frame, frame.output.finish(summary), summary)
+        del self._unclosed[frame]
+
+    def _give(self, frame: Frame, obj: ObjectId, summary: DirectorySummary) -> None:
+        if frame.parent is None:
+            self._root = root_entry(frame, obj, summary)
+        else:
+            frame.parent.output.add(directory_raw(frame, obj, summary))
+            frame.parent.tally.add_directory(summary, frame.mtime_ns)
+
+    def _wait(self, pending: Future[Any]) -> None:
+        """Until something is done; checkpoints and cancellation do not wait for it."""
+        while not pending.done():
+            try:
+                pending.exception(_POLL)
+            except TimeoutError:
+                self._check()
+
+    def _check(self) -> None:
+        self._run.cancellation.check()
+        if self._run.due():
+            self._run.save(self.partial(INCOMPLETE_CHECKPOINT))
+
+    def partial(self, reason: str) -> Entry:
+        """The tree as it stands; the walk can go on."""
+        return partial_tree(self._unclosed, reason, self._run.sink, self._run.random)
+
+    # ---- what goes wrong ----
+
+    def warn(self, text: str) -> None:
+        """Something worth saying that does not make the snapshot a partial one."""
+        self._run.progress.warnings += 1
+        if len(self.warnings) < _MAX_WARNINGS:
+            self.warnings.append(text)
+
+    def _lost(self, frame: Frame, name: bytes, why: Unreadable, *, ignored: bool) -> None:
+        if why.error == errno.ENOENT:
+            self.warn(f"{frame.below(name)} vanished before it could be read")
+        else:
+            self._fail(frame, name, why.reason, ignored=ignored)
+
+    def _fail(self, frame: Frame, name: bytes, reason: str, *, ignored: bool) -> None:
+        path = frame.below(name)
+        self._run.progress.errors += 1
+        if ignored:
+            self.stats.ignored_error_count += 1
+        else:
+            self.stats.error_count += 1
+        frame.tally.add_error(EntryError(path, reason), ignored=ignored)
+        if self._run.fail_fast and not ignored:
+            _fail_fast(path, reason)
+
+    def _exclude(self, entry: TreeEntry) -> None:
+        if entry.attributes.is_directory:
+            self.stats.excluded_dir_count += 1
+            self._run.progress.excluded_directories += 1
+        else:
+            self.stats.excluded_file_count += 1
+            self.stats.excluded_total_size += entry.attributes.size
+            self._run.progress.excluded_files += 1
+
+    def _policy(self, frame: Frame) -> Policy:
+        return frame.filter.tree.effective
+
+    def _ignores_file_errors(self, frame: Frame) -> bool:
+        return bool(self._policy(frame).error_handling.ignore_file_errors)
+
+    def _ignores_directory_errors(self, frame: Frame, name: bytes) -> bool:
+        policy = frame.filter.tree.child(os.fsdecode(name)).effective
+        return bool(policy.error_handling.ignore_directory_errors)
+
+
+def _fail_fast(path: str, reason: str) -> NoReturn:
+    raise SourceUnreadable(
+        f"cannot read {path!r}: {reason}", hint="without --fail-fast the snapshot is saved without it"
+    )

@@ -1,0 +1,529 @@
+"""Backups of trees, from the file system to what is in the repository."""
+
+import asyncio
+import errno
+import os
+import random
+import subprocess
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent import _native
+from agent.base.errors import InvalidPolicy, SourceNotFound, SourceUnreadable
+from agent.repository.ids import ObjectId, content_text
+from agent.snapshots import upload_tree as walk
+from agent.snapshots.model import INCOMPLETE_CANCELED, INCOMPLETE_CHECKPOINT
+from agent.snapshots.policy import policy_labels
+from agent.snapshots.progress import Cancellation, UploadProgress
+from agent.snapshots.recheck import revive_deleted
+from agent.snapshots.upload_file import FileUploads
+from agent.volumes.tree_read import DirectoryReader, Unreadable
+from tests.unit.snapshots.backup_kit import (
+    SOURCE,
+    back_up,
+    blobs_of,
+    contents_of,
+    fill,
+    new_blobs,
+    opened,
+    snapshots,
+    storage_with,
+)
+
+RANDOM = random.Random(7)
+BIG = RANDOM.randbytes(1_500_000)
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    return new_blobs()
+
+
+@pytest.fixture
+def storage(blobs):
+    return storage_with(blobs)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    folder = tmp_path / "data"
+    fill(
+        folder,
+        {
+            "b": b"bb",
+            "a": b"",
+            "sub/c": b"c" * 300_000,
+            "sub/deep/er/d": b"d",
+            "empty": None,
+            "link": "sub/c",
+            "big": BIG,
+            "<&>": b"odd",
+            b"bad\xff": b"not UTF-8",
+        },
+    )
+    os.chmod(folder / "b", 0o4751)  # noqa: S103
+    return folder
+
+
+async def put_policy(storage, data, path="/data"):
+    async with opened(storage) as (_, writer):
+        source = msgspec.structs.replace(SOURCE, path=path)
+        await writer.put_manifest(policy_labels(source), msgspec.Raw(msgspec.json.encode(data)))
+
+
+async def test_everything_in_a_tree_is_in_its_snapshot(storage, tree):
+    result, progress = await back_up(storage, tree, description="d", tags={"tag:a": "b"}, pins=("p",))
+    assert result.errors == 0
+    assert result.warnings == ()
+    (snapshot,) = await snapshots(storage)
+    assert snapshot == result.snapshot
+    assert (snapshot.description, snapshot.tags, snapshot.pins) == ("d", {"tag:a": "b"}, ("p",))
+    found = await contents_of(storage, snapshot.root)
+    assert snapshot.root.name == "data"
+    for path, (entry, data) in found.items():
+        if "�" in path:
+            continue
+        status = os.lstat(f"{tree}{path}")
+        assert (entry.mtime_ns, entry.uid, entry.gid) == (status.st_mtime_ns, status.st_uid, status.st_gid)
+        if entry.type == "f":
+            assert Path(f"{tree}{path}").read_bytes() == data
+            assert entry.size == status.st_size
+        elif entry.type == "s":
+            assert os.readlink(f"{tree}{path}").encode() == data
+    assert found["/bad�"][1] == b"not UTF-8"
+    assert found["/b"][0].mode == 0o751 | 1 << 23
+    summ, stats = snapshot.root.summ, snapshot.stats
+    assert (summ.files, summ.symlinks, summ.dirs, summ.size) == (7, 1, 5, len(BIG) + 300_000 + 2 + 1 + 3 + 9)
+    assert (stats.file_count, stats.non_cached_files, stats.cached_files, stats.dir_count) == (7, 7, 0, 5)
+    assert (progress.files, progress.directories, progress.bytes_hashed) == (8, 5, summ.size)
+
+
+async def test_an_unchanged_tree_is_neither_read_nor_written_again(storage, tree):
+    (tree / os.fsdecode(b"bad\xff")).unlink()
+    first, _ = await back_up(storage, tree)
+    packs = blobs_of(storage, "p")
+    second, progress = await back_up(storage, tree)
+    assert second.snapshot.root == first.snapshot.root
+    assert blobs_of(storage, "p") == packs
+    assert second.parents == (first.snapshot.id,)
+    assert progress.bytes_read == 0
+    stats = second.snapshot.stats
+    assert (stats.file_count, stats.non_cached_files, stats.cached_files) == (0, 0, 7)
+    assert stats.total_size == first.snapshot.stats.total_size + len("sub/c")
+    assert progress.totals.files == 6
+
+
+async def test_a_name_that_is_not_utf8_is_read_each_time(storage, tmp_path):
+    fill(tmp_path / "data", {b"x\xfe": b"1", b"x\xff": b"2"})
+    await back_up(storage, tmp_path / "data")
+    result, progress = await back_up(storage, tmp_path / "data")
+    assert result.snapshot.stats.non_cached_files == 2
+    assert progress.bytes_read == 2
+
+
+@pytest.mark.parametrize("change", ["content", "mode", "time", "type", "new", "gone"])
+async def test_only_what_changed_is_read(storage, tree, change):
+    await back_up(storage, tree)
+    target = tree / "sub" / "c"
+    if change == "content":
+        target.write_bytes(b"other")
+    elif change == "mode":
+        target.chmod(0o600)
+    elif change == "time":
+        os.utime(target, ns=(0, 1))
+    elif change == "type":
+        target.unlink()
+        target.symlink_to("x")
+    elif change == "new":
+        (tree / "sub" / "b").write_bytes(b"n")
+    else:
+        target.unlink()
+    result, progress = await back_up(storage, tree)
+    read = {"content": 5, "mode": 300_000, "time": 300_000, "type": 0, "new": 1, "gone": 0}[change]
+    assert progress.bytes_read == read + 9
+    again, _ = await back_up(storage, tree, full=True)
+    assert again.snapshot.root == result.snapshot.root
+
+
+async def test_a_large_file_is_stored_as_one_writer_would(storage, tree):
+    result, _ = await back_up(storage, tree)
+    entry, _ = (await contents_of(storage, result.snapshot.root))["/big"]
+    async with opened(storage) as (_, writer):
+
+        def write():
+            target = writer.new_object()
+            target.write(BIG)
+            return target.finish()
+
+        assert entry.obj == await asyncio.to_thread(write)
+    assert entry.obj.startswith("Ix")
+
+
+@pytest.mark.parametrize(("size", "parts"), [(1_000_000, 4), (900_000, 4), (300_000, 1), (300_001, 2)])
+async def test_a_file_beyond_the_limit_is_stored_in_parts(storage, tmp_path, size, parts):
+    await put_policy(storage, {"upload": {"parallelUploadAboveSize": 300_000}})
+    fill(tmp_path / "data", {"f": BIG[:size]})
+    result, _ = await back_up(storage, tmp_path / "data")
+    assert result.snapshot.stats.file_count == parts
+    entry, data = (await contents_of(storage, result.snapshot.root))["/f"]
+    assert data == BIG[:size]
+    async with opened(storage) as (_, writer):
+
+        def write():
+            pieces = []
+            for start in range(0, size + 1 if parts > 1 else 1, 300_000):
+                part = writer.new_part()
+                part.write(BIG[start : min(size, start + 300_000)])
+                pieces.append(part.finish())
+            return writer.concatenate(pieces)
+
+        assert entry.obj == await asyncio.to_thread(write)
+
+
+def make_sparse(path):
+    with open(path, "wb") as file:
+        file.write(b"start")
+        file.seek(20_000_000)
+        file.write(BIG[:200_000])
+        file.truncate(60_000_000)
+
+
+async def test_holes_are_not_read(storage, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make_sparse(folder / "sparse")
+    result, progress = await back_up(storage, folder)
+    entry, data = (await contents_of(storage, result.snapshot.root))["/sparse"]
+    assert data == (folder / "sparse").read_bytes()
+    assert progress.bytes_read < 15_000_000
+    (folder / "dense").write_bytes(data)
+    again, _ = await back_up(storage, folder)
+    dense, _ = (await contents_of(storage, again.snapshot.root))["/dense"]
+    assert dense.obj == entry.obj
+
+
+async def test_compression_of_a_policy_is_applied_to_the_files_it_names(storage, tmp_path):
+    await put_policy(storage, {"compression": {"compressorName": "zstd", "neverCompress": [".raw"]}})
+    text = b"text " * 60_000
+    fill(tmp_path / "data", {"a.txt": text, "b.txt": text[:2000], "a.raw": text[1:], "s.txt": BIG[:9]})
+    result, _ = await back_up(storage, tmp_path / "data")
+    found = await contents_of(storage, result.snapshot.root)
+    async with opened(storage) as (repo, _):
+        kinds = {}
+        for path, (entry, data) in found.items():
+            if data is not None:
+                kinds[path] = {repo.contents.find(e.content).compression for e in await repo.objects.extents(entry.obj)}
+    assert kinds == {"/a.txt": {0x1100}, "/b.txt": {0x1100}, "/a.raw": {0}, "/s.txt": {0}}
+
+
+@pytest.fixture(scope="module")
+def blobs_of_version_1():
+    return new_blobs(format_version=1)
+
+
+async def test_version_1_compresses_whole_objects(blobs_of_version_1, tmp_path):
+    storage = storage_with(blobs_of_version_1)
+    await put_policy(storage, {"compression": {"compressorName": "zstd"}})
+    text = b"text " * 100_000
+    fill(tmp_path / "data", {"a": text, "b": text[:2000]})
+    result, _ = await back_up(storage, tmp_path / "data")
+    found = await contents_of(storage, result.snapshot.root)
+    assert found["/b"][0].obj.startswith("Z")
+    assert (found["/a"][1], found["/b"][1]) == (text, text[:2000])
+
+
+async def test_what_rules_leave_out_is_counted(storage, tree):
+    (tree / ".kopiaignore").write_text("sub/deep\n*.raw\n")
+    (tree / "x.raw").write_bytes(b"123")
+    result, _ = await back_up(storage, tree)
+    stats = result.snapshot.stats
+    assert (stats.excluded_dir_count, stats.excluded_file_count, stats.excluded_total_size) == (1, 1, 3)
+    paths = (await contents_of(storage, result.snapshot.root)).keys()
+    assert not {"/sub/deep", "/x.raw"} & paths
+    everything, _ = await back_up(storage, tree, ignore_rules=False)
+    assert "/sub/deep/er/d" in await contents_of(storage, everything.snapshot.root)
+
+
+async def test_special_files_are_left_out_and_counted(storage, tree):
+    os.mkfifo(tree / "pipe")
+    result, progress = await back_up(storage, tree)
+    assert (result.errors, progress.special) == (0, 1)
+    assert "/pipe" not in await contents_of(storage, result.snapshot.root)
+    await put_policy(storage, {"errorHandling": {"ignoreUnknownTypes": False}})
+    result, _ = await back_up(storage, tree)
+    assert result.errors == 1
+
+
+def deny(monkeypatch, *names, error=errno.EACCES):
+    """These files cannot be read; permissions would not keep root away."""
+    read_many = _native.read_many
+
+    def read(fd, wanted, limit, total):
+        found = read_many(fd, wanted, limit, total)
+        return [error if name in names else item for name, item in zip(wanted, found, strict=True)]
+
+    open_file = DirectoryReader.open_file
+    monkeypatch.setattr(_native, "read_many", read)
+    monkeypatch.setattr(
+        DirectoryReader,
+        "open_file",
+        lambda self, name: Unreadable(name, error) if name in names else open_file(self, name),
+    )
+
+
+async def test_what_cannot_be_read_is_named_and_the_rest_is_saved(storage, tree, monkeypatch):
+    deny(monkeypatch, b"c", b"d", b"big")
+    result, _ = await back_up(storage, tree)
+    assert result.errors == result.snapshot.stats.error_count == 3
+    summ = result.snapshot.root.summ
+    assert summ.failed == 3
+    assert [e.path for e in summ.errors] == ["big", "sub/c", "sub/deep/er/d"]
+    assert summ.errors[0].error == os.strerror(errno.EACCES)
+    assert not result.snapshot.incomplete
+    found = await contents_of(storage, result.snapshot.root)
+    assert "/sub/c" not in found
+    assert "/sub/deep/er" in found
+    await put_policy(storage, {"errorHandling": {"ignoreFileErrors": True}})
+    result, _ = await back_up(storage, tree)
+    assert (result.errors, result.snapshot.stats.ignored_error_count) == (0, 3)
+
+
+async def test_at_most_ten_failures_are_named_and_all_are_counted(storage, tmp_path, monkeypatch):
+    names = [f"f{n:02d}" for n in range(15)]
+    fill(tmp_path / "data", {f"sub/{name}": b"x" for name in names})
+    deny(monkeypatch, *(name.encode() for name in names))
+    result, _ = await back_up(storage, tmp_path / "data")
+    summ = result.snapshot.root.summ
+    assert summ.failed == 15
+    assert [e.path for e in summ.errors] == [f"sub/{name}" for name in names[:10]]
+
+
+async def test_a_directory_that_cannot_be_opened_is_named(storage, tree, monkeypatch):
+    enter = DirectoryReader.open_directory
+    monkeypatch.setattr(
+        DirectoryReader,
+        "open_directory",
+        lambda self, name: Unreadable(name, errno.EACCES) if name == b"sub" else enter(self, name),
+    )
+    result, _ = await back_up(storage, tree)
+    assert [e.path for e in result.snapshot.root.summ.errors] == ["sub"]
+    assert "/sub" not in await contents_of(storage, result.snapshot.root)
+
+
+async def test_failing_fast_saves_nothing(storage, tree, monkeypatch):
+    deny(monkeypatch, b"c")
+    with pytest.raises(SourceUnreadable, match="sub/c"):
+        await back_up(storage, tree, fail_fast=True)
+    assert await snapshots(storage) == ()
+
+
+async def test_a_root_that_is_not_there_or_no_directory_is_an_error(storage, tmp_path):
+    with pytest.raises(SourceNotFound):
+        await back_up(storage, tmp_path / "no")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SourceUnreadable):
+        await back_up(storage, tmp_path / "file")
+    assert await snapshots(storage) == ()
+
+
+async def test_a_bad_policy_is_named_before_anything_is_read(storage, tree):
+    await put_policy(storage, {"files": {"ignore": "x"}})
+    with pytest.raises(InvalidPolicy):
+        await back_up(storage, tree)
+
+
+async def test_a_file_that_vanishes_is_a_warning(storage, tree, monkeypatch):
+    deny(monkeypatch, b"c", b"b", error=errno.ENOENT)
+    result, _ = await back_up(storage, tree)
+    assert result.errors == 0
+    assert sorted(result.warnings) == ["b vanished before it could be read", "sub/c vanished before it could be read"]
+
+
+async def test_a_file_that_grows_is_stored_as_it_was_read(storage, tree, monkeypatch):
+    small = FileUploads.small
+
+    def grow(self, *arguments):
+        (tree / "b").write_bytes(b"longer")
+        (tree / "a").write_bytes(BIG)
+        return small(self, *arguments)
+
+    monkeypatch.setattr(FileUploads, "small", grow)
+    result, _ = await back_up(storage, tree)
+    found = await contents_of(storage, result.snapshot.root)
+    assert (found["/b"][0].size, found["/b"][1]) == (6, b"longer")
+    assert (found["/a"][0].size, found["/a"][1]) == (len(BIG), BIG)
+    assert {"a changed while it was read", "b changed while it was read"} <= set(result.warnings)
+
+
+class CancelAfter(UploadProgress):
+    """Cancels when so many files are done."""
+
+    def __init__(self, files):
+        super().__init__()
+        self.left = files
+        self.cancellation = Cancellation()
+
+    def done(self, files, *, cached=0, cached_bytes=0):
+        super().done(files, cached=cached, cached_bytes=cached_bytes)
+        if self.files >= self.left:
+            self.cancellation.cancel()
+
+
+async def test_a_canceled_run_keeps_what_is_done_and_the_next_goes_on_from_there(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(walk, "AHEAD_ENTRIES", 0)
+    folder = tmp_path / "data"
+    fill(folder, {f"d{n}/f{m}": b"%d %d" % (n, m) for n in range(6) for m in range(5)})
+    progress = CancelAfter(12)
+    canceled, _ = await back_up(storage, folder, progress=progress, cancellation=progress.cancellation, pins=("p",))
+    assert canceled.snapshot.incomplete == INCOMPLETE_CANCELED
+    assert canceled.snapshot.root.summ.incomplete == INCOMPLETE_CANCELED
+    assert 12 <= canceled.snapshot.root.summ.files < 30
+    assert canceled.snapshot.pins == ()
+    result, after = await back_up(storage, folder)
+    assert after.files_cached == canceled.snapshot.root.summ.files
+    assert result.parents == (canceled.snapshot.id,)
+    assert [s.id for s in await snapshots(storage)] == [result.snapshot.id]
+
+
+async def test_canceling_the_task_saves_nothing(storage, tree, monkeypatch):
+    started = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait(self, *arguments):
+        loop.call_soon_threadsafe(started.set)
+        while True:
+            self._cancellation.check()
+
+    monkeypatch.setattr(FileUploads, "_small", wait)
+    task = asyncio.create_task(back_up(storage, tree))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await snapshots(storage) == ()
+
+
+async def test_checkpoints_are_replaced_by_the_complete_snapshot(storage, tree):
+    result, _ = await back_up(storage, tree, checkpoint_interval=0, tags={"a": "b"})
+    assert await snapshots(storage) == (result.snapshot,)
+    full, _ = await back_up(storage, tree, full=True)
+    assert full.snapshot.root == result.snapshot.root
+
+
+async def test_a_killed_run_is_resumed_from_its_checkpoint(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(walk, "AHEAD_ENTRIES", 0)
+    folder = tmp_path / "data"
+    fill(folder, {f"d{n}/e/f{m}": b"%d %d" % (n, m) for n in range(6) for m in range(5)})
+    deny(monkeypatch, b"f3")
+    whole = FileUploads._small
+    blobs_when_killed = {}
+
+    def killed(self, reader, *arguments):
+        if reader.path.endswith(b"d4/e"):
+            blobs_when_killed.update(storage.blobs)
+        return whole(self, reader, *arguments)
+
+    monkeypatch.setattr(FileUploads, "_small", killed)
+    await back_up(storage, folder, checkpoint_interval=0, tags={"a": "b"}, description="d", pins=("p",))
+    left = storage_with(blobs_when_killed)
+    (checkpoint,) = await snapshots(left)
+    assert checkpoint.incomplete == checkpoint.root.summ.incomplete == INCOMPLETE_CHECKPOINT
+    assert (checkpoint.tags, checkpoint.description, checkpoint.pins) == ({"a": "b"}, "", ())
+    assert checkpoint.stats == msgspec.structs.replace(checkpoint.stats, total_size=0, file_count=0, dir_count=0)
+    done = checkpoint.root.summ.files
+    assert done >= 12
+    monkeypatch.undo()
+    result, progress = await back_up(left, folder)
+    assert progress.files_cached == done
+    assert [s.id for s in await snapshots(left)] == [result.snapshot.id]
+    assert len(await contents_of(left, result.snapshot.root)) == 30 + 6 + 6 + 1
+
+
+async def test_the_written_part_of_an_unfinished_file_is_kept_alive(storage, tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    fill(folder, {"big": BIG * 4})
+    saved, some_are_there = [], threading.Event()
+    partial, write = walk.TreeUpload.partial, FileUploads._write
+
+    def remember(self, reason):
+        entry = partial(self, reason)
+        saved.append(entry)
+        if entry.summ.files:
+            some_are_there.set()
+        return entry
+
+    def write_slowly(self, chunks, number, **where):
+        assert number < 5 or some_are_there.wait(30)
+        write(self, chunks, number, **where)
+
+    monkeypatch.setattr(walk.TreeUpload, "partial", remember)
+    monkeypatch.setattr(FileUploads, "_write", write_slowly)
+    monkeypatch.setattr(walk, "_POLL", 0.01)
+    await back_up(storage, folder, checkpoint_interval=0)
+    names = set()
+    for entry in saved:
+        found = await contents_of(storage, entry)
+        names |= found.keys()
+        for path, (_, data) in found.items():
+            if ".checkpointed." in path:
+                assert data
+                assert (BIG * 4).startswith(data)
+    assert any(name.startswith("/.checkpointed.big.") for name in names)
+
+
+@pytest.fixture
+def deep_tree(tmp_path):
+    """1,200 levels; removed here, since Python's own way to remove a tree is recursive."""
+    at = os.open(tmp_path, os.O_DIRECTORY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_DIRECTORY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+    yield tmp_path
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
+
+
+async def test_a_very_deep_tree_needs_no_recursion_and_few_descriptors(storage, deep_tree):
+    result, _ = await back_up(storage, deep_tree)
+    assert (result.snapshot.root.summ.dirs, result.snapshot.root.summ.files) == (1201, 1)
+    again, progress = await back_up(storage, deep_tree)
+    assert progress.files_cached == 1
+    assert again.snapshot.root == result.snapshot.root
+
+
+async def test_what_was_deleted_meanwhile_is_written_again(storage, tree):
+    first, _ = await back_up(storage, tree)
+    found = await contents_of(storage, first.snapshot.root)
+    async with opened(storage) as (repo, writer):
+        extents = await repo.objects.extents(found["/big"][0].obj)
+        doomed = [extents[0].content, extents[1].content]
+        for cid in doomed:
+            writer._contents.delete_content(repo.contents.find(cid))
+    async with opened(storage) as (repo, writer):
+        assert all(repo.contents.find(cid).deleted for cid in doomed)
+        assert await revive_deleted(repo, writer, first.snapshot.root) == 2
+    async with opened(storage) as (repo, _):
+        assert not any(repo.contents.find(cid).deleted for cid in doomed), content_text(doomed[0])
+    assert await contents_of(storage, first.snapshot.root) == found
+
+
+async def test_a_damaged_parent_costs_reading_again(storage, tree):
+    first, _ = await back_up(storage, tree)
+    async with opened(storage) as (_, writer):
+        broken = await asyncio.to_thread(writer.write_content, b"{", ord("k"))
+        root = msgspec.structs.replace(first.snapshot.root, obj=ObjectId(content_text(broken)))
+        later = msgspec.structs.replace(first.snapshot, start_ns=first.snapshot.start_ns + 1, root=root)
+        await writer.put_manifest(
+            {"type": "snapshot", "hostname": "host", "username": "user", "path": "/data", **later.tags},
+            msgspec.Raw(later.to_json()),
+        )
+    result, progress = await back_up(storage, tree)
+    assert progress.files_cached == 0
+    assert any("cannot compare" in warning for warning in result.warnings)
+    assert result.snapshot.root == first.snapshot.root
