@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ from agent.repository.ids import ContentId, content_text
 from agent.repository.index_entry import IndexEntry
 from agent.repository.index_set import IndexSet
 from agent.repository.range_plan import PackRange, plan_ranges
-from agent.storage.base import BlobStorage, Buffer
+from agent.storage.base import BlobId, BlobStorage, Buffer
 
 Batch = list[tuple[ContentId, bytes]]
 OnError = Callable[[ContentId, RepositoryError], None]
@@ -55,6 +55,8 @@ class ContentReader:
         self._codec = codec
         self._packs = packs
         self._limits = limits or ReadLimits()
+        self._gone: set[BlobId] = set()
+        self._gone_lock = asyncio.Lock()
         self.index = index
 
     def find(self, cid: ContentId) -> IndexEntry | None:
@@ -160,19 +162,25 @@ class ContentReader:
                 data = await self._storage.get(plan.pack, plan.offset, plan.length)
                 start = plan.offset
             return await asyncio.to_thread(self._open_all, plan, data, start)
-        except (BlobNotFound, BlobTooShort, CorruptContent):
-            return [item async for item in self._read_singly(plan, on_error)]
+        except BlobNotFound as error:
+            cause = error
+            return await self._read_singly(plan, on_error, lambda entry: self._read_moved(entry, cause))
+        except (BlobTooShort, CorruptContent):
+            return await self._read_singly(plan, on_error, lambda entry: self.get(entry.content))
 
+    @staticmethod
     async def _read_singly(
-        self, plan: PackRange, on_error: OnError | None
-    ) -> AsyncGenerator[tuple[ContentId, bytes], None]:
+        plan: PackRange, on_error: OnError | None, read: Callable[[IndexEntry], Awaitable[bytes]]
+    ) -> Batch:
+        batch: Batch = []
         for entry in plan.entries:
             try:
-                yield entry.content, await self.get(entry.content)
+                batch.append((entry.content, await read(entry)))
             except RepositoryError as error:
                 if on_error is None:
                     raise
                 on_error(entry.content, error)
+        return batch
 
     async def _read_one(self, entry: IndexEntry) -> bytes:
         """One content where its entry says; what a cached pack gets wrong the storage may know better."""
@@ -189,7 +197,14 @@ class ContentReader:
         return await asyncio.to_thread(self._open_one, entry, sealed, entry.offset)
 
     async def _read_moved(self, old: IndexEntry, cause: BlobNotFound) -> bytes:
-        await self.index.refresh()
+        """A content whose pack is gone, where an index refreshed since then says that it is now.
+
+        Pack names are never used again, so one refresh for each lost pack tells all there is to know.
+        """
+        async with self._gone_lock:
+            if old.pack not in self._gone:
+                await self.index.refresh()
+                self._gone.add(old.pack)
         entry = self.index.find(old.content)
         if entry is not None and entry.pack != old.pack:
             try:

@@ -1,6 +1,6 @@
 """A repository made by hand in memory: packs and index blobs with exactly the contents that a test wants."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from agent.repository.content_cache import PackCache
@@ -15,7 +15,7 @@ from agent.repository.index_cache import IndexCache
 from agent.repository.index_entry import IndexEntry
 from agent.repository.index_set import IndexSet, list_epoch_indexes
 from agent.repository.sealer import BlobSealer
-from agent.storage.base import BlobId, Buffer
+from agent.storage.base import BlobId, BlobMetadata, Buffer
 from agent.testing.clock import VirtualClock
 from agent.testing.memory_storage import MemoryStorage
 
@@ -26,10 +26,15 @@ class CountingStorage(MemoryStorage):
     def __init__(self) -> None:
         super().__init__()
         self.gets: list[tuple[str, int, int | None]] = []
+        self.lists = 0
 
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         self.gets.append((blob_id, offset, length))
         return await super().get(blob_id, offset, length)
+
+    def list(self, prefix: str = "") -> AsyncIterator[BlobMetadata]:
+        self.lists += 1
+        return super().list(prefix)
 
 
 @dataclass

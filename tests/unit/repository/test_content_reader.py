@@ -41,6 +41,7 @@ def test_a_plan_covers_every_entry_once_within_its_bounds(
 async def opened(made: MadeRepository) -> MadeRepository:
     await made.index_set.refresh()
     made.storage.gets.clear()
+    made.storage.lists = 0
     return made
 
 
@@ -89,6 +90,20 @@ async def test_contents_of_a_rewritten_pack_are_found_after_one_refresh() -> Non
     cids = [made.cid(item) for item in ITEMS]
     assert dict([item async for item in made.contents.read_many(cids)]) == dict(zip(cids, ITEMS, strict=True))
     assert await made.contents.get(cids[3]) == ITEMS[3]
+
+
+async def test_a_lost_pack_costs_one_request_and_one_refresh_whatever_it_held() -> None:
+    made = MadeRepository()
+    made.index(made.pack("p1", ITEMS))
+    await opened(made)
+    del made.storage.blobs[BlobId("p1")]
+    failed: dict[ContentId, RepositoryError] = {}
+    cids = [made.cid(item) for item in ITEMS]
+    for _ in range(2):
+        assert [cid async for cid, _ in made.contents.read_many(cids, on_error=failed.__setitem__)] == []
+    assert failed.keys() == set(cids)
+    assert len(made.storage.gets) == 2
+    assert made.storage.lists == 1
 
 
 async def test_a_lost_pack_is_named_with_content_and_offset() -> None:
