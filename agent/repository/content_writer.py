@@ -288,7 +288,7 @@ class ContentWriter:
                     if not entry.deleted and not self._deletion(content):
                         continue
                     times[content] = next_time(0, self._deletion(content) or entry)
-                if content in rows or any(content in others for others in older):
+                if content in rows or (older and any(content in others for others in older)):
                     continue
                 rows[content] = _CLAIMED
                 session.deletions.pop(content, None)
