@@ -14,10 +14,9 @@ canceling the task saves nothing more. Either way a later run resumes from the l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -91,11 +90,13 @@ class UploadResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Walked:
+class Walked:
+    """What the thread of a run brings back."""
+
     root: Entry
     stats: Stats
-    incomplete: str
-    warnings: tuple[str, ...]
+    incomplete: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 async def upload_tree(
@@ -114,68 +115,46 @@ async def upload_tree(
     `fail_fast` for any entry), `InvalidPolicy`, and what the repository raises; then nothing was saved but checkpoints.
     """
     options = options or UploadOptions()
-    clock = repo.options.clock
-    start_ns = clock.now_ns()
-    policies = load_policies(repo, source)
+    run = UploadRun(repo, writer, source, options, progress=progress, cancellation=cancellation)
     parents, warnings = _choose_parents(repo, source, options)
-    prototype = Snapshot(
-        source=source,
-        description=options.description,
-        start_ns=start_ns,
-        end_ns=start_ns,
-        root=None,
-        tags=options.tags,
-        pins=options.pins,
-    )
-    progress = progress or UploadProgress()
     if parents and parents[0].root is not None and parents[0].root.summ is not None:
-        progress.totals = Totals(parents[0].root.summ.files, parents[0].root.summ.size)
-    run = _UploadRun(
-        repo,
-        writer,
-        policies=policies,
-        prototype=prototype,
-        options=options,
-        progress=progress,
-        cancellation=cancellation or Cancellation(),
-    )
-    walked = await run.walk(path, [s.root for s in parents if s.root is not None])
-    snapshot = await finish_snapshot(
-        repo,
-        writer,
-        msgspec.structs.replace(
-            prototype,
-            end_ns=clock.now_ns(),
-            root=walked.root,
-            stats=walked.stats,
-            incomplete=walked.incomplete,
-            pins=() if walked.incomplete else prototype.pins,
-        ),
-    )
-    return UploadResult(
-        snapshot, walked.stats.error_count, (*warnings, *walked.warnings), tuple(parent.id for parent in parents)
-    )
+        run.progress.totals = Totals(parents[0].root.summ.files, parents[0].root.summ.size)
+    objects = [s.root.obj for s in parents if s.root is not None and s.root.type == DIRECTORY and s.root.obj]
+    walked = await run.in_thread(lambda uploads, bridge: _walk(run, path, objects, uploads, bridge))
+    result = await run.finish(walked)
+    return replace(result, warnings=(*warnings, *result.warnings), parents=tuple(parent.id for parent in parents))
+
+
+def _walk(run: UploadRun, path: str, parents: list[ObjectId], uploads: FileUploads, bridge: Bridge) -> Walked:
+    repo, options = run.repo, run.options
+    with open_directory(path, spill_folder=options.spill_folder) as reader:
+        tree = TreeUpload(
+            Run(
+                sink=run.writer,
+                uploads=uploads,
+                plans=Plans(repo.format.splitter, repo.format.index_version, velero=options.velero),
+                policies=run.policies,
+                read=object_reader(repo, bridge),
+                cancellation=run.cancellation,
+                progress=run.progress,
+                random=os.urandom,
+                due=run.checkpoint_due,
+                save=lambda root: bridge.call(run.save_checkpoint(root)),
+                fail_fast=options.fail_fast,
+                ignore_rules=options.ignore_rules,
+            )
+        )
+        try:
+            root = tree.upload(reader, root_name(path), parents)
+        finally:
+            uploads.close()
+        return Walked(root, tree.stats.freeze(), tree.incomplete, tuple(tree.warnings))
 
 
 def load_policies(repo: Repository, source: Source) -> PolicyTree:
     """The policies that hold for a source. Raises `InvalidPolicy`."""
     found = repo.manifests.find({"type": "policy"})
     return policy_tree(((manifest.labels, bytes(manifest.data)) for manifest in found), source)
-
-
-async def finish_snapshot(repo: Repository, writer: RepositoryWriter, snapshot: Snapshot) -> Snapshot:
-    """Save a snapshot whose tree is written: recheck (§14.6), manifest, tombstones (§14.8), flush."""
-    if snapshot.root is not None and await writer.contents_deleted_since(snapshot.start_ns):
-        await writer.flush()
-        await revive_deleted(repo, writer, snapshot.root)
-    saved = await save_snapshot(writer, snapshot)
-    if not saved.incomplete:
-        await repo.manifests.load()
-        known = list_snapshots(repo.manifests, saved.source)
-        await forget_snapshots(writer, superseded([*known.snapshots, saved]))
-    await writer.flush()
-    await writer.compact_manifests()
-    return saved
 
 
 def _choose_parents(repo: Repository, source: Source, options: UploadOptions) -> tuple[list[Snapshot], tuple[str, ...]]:
@@ -187,85 +166,74 @@ def _choose_parents(repo: Repository, source: Source, options: UploadOptions) ->
     return find_parents(known.snapshots, options.parent_tags), known.warnings
 
 
-class _UploadRun:
-    """One walk and the thread it runs in."""
+class UploadRun:
+    """One backup, of a tree or of a device: its thread, its checkpoints, its end."""
 
     def __init__(
         self,
         repo: Repository,
         writer: RepositoryWriter,
-        *,
-        policies: PolicyTree,
-        prototype: Snapshot,
+        source: Source,
         options: UploadOptions,
-        progress: UploadProgress,
-        cancellation: Cancellation,
+        *,
+        progress: UploadProgress | None = None,
+        cancellation: Cancellation | None = None,
     ) -> None:
-        self._repo = repo
-        self._writer = writer
-        self._policies = policies
-        self._prototype = prototype
-        self._options = options
-        self._progress = progress
-        self._cancellation = cancellation
+        """Raises `InvalidPolicy`."""
+        self.repo = repo
+        self.writer = writer
+        self.options = options
+        self.policies = load_policies(repo, source)
+        self.progress = progress or UploadProgress()
+        self.cancellation = cancellation or Cancellation()
         self._clock: Clock = repo.options.clock
+        self.start_ns = self._clock.now_ns()
+        self._prototype = Snapshot(
+            source=source,
+            description=options.description,
+            start_ns=self.start_ns,
+            end_ns=self.start_ns,
+            root=None,
+            tags=options.tags,
+            pins=options.pins,
+        )
         self._next_checkpoint = self._clock.monotonic() + options.checkpoint_interval
         self._checkpoint: Snapshot | None = None
 
-    async def walk(self, path: str, parents: list[Entry]) -> _Walked:
-        """Run the thread; when this task is canceled, wait for it to let go, but for a second at most."""
-        bridge = Bridge(self._cancellation)
-        refresher = asyncio.create_task(_keep_fresh(self._repo, self._clock))
-        thread = asyncio.ensure_future(asyncio.to_thread(self._walk, bridge, path, parents))
+    async def in_thread(self, work: Callable[[FileUploads, Bridge], Walked]) -> Walked:
+        """Run `work` in a thread; when this task is canceled, wait for it to let go, but for a second at most."""
+        bridge = Bridge(self.cancellation)
+        refresher = asyncio.create_task(_keep_fresh(self.repo, self._clock))
+        thread = asyncio.ensure_future(asyncio.to_thread(self._work, work, bridge))
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
-            self._cancellation.abandon()
-            with contextlib.suppress(Exception, asyncio.CancelledError):
-                await asyncio.wait([thread], timeout=_LEAVE_AFTER)
+            self.cancellation.abandon()
+            await asyncio.wait([thread], timeout=_LEAVE_AFTER)
+            thread.add_done_callback(lambda left: left.cancelled() or left.exception())
             raise
         finally:
             refresher.cancel()
             await asyncio.gather(refresher, return_exceptions=True)
 
-    def _walk(self, bridge: Bridge, path: str, parents: list[Entry]) -> _Walked:
-        options, repo = self._options, self._repo
-        uploads = FileUploads(self._writer, self._cancellation, self._progress, self._threads())
+    def _work(self, work: Callable[[FileUploads, Bridge], Walked], bridge: Bridge) -> Walked:
+        wanted = self.options.parallel or self.policies.effective.upload.max_parallel_file_reads or 0
+        threads = min(wanted if wanted > 0 else os.cpu_count() or 1, _MAX_THREADS)
+        uploads = FileUploads(self.writer, self.cancellation, self.progress, threads)
         try:
-            with open_directory(path, spill_folder=options.spill_folder) as reader:
-                run = Run(
-                    sink=self._writer,
-                    uploads=uploads,
-                    plans=Plans(repo.format.splitter, repo.format.index_version, velero=options.velero),
-                    policies=self._policies,
-                    read=object_reader(repo, bridge),
-                    cancellation=self._cancellation,
-                    progress=self._progress,
-                    random=os.urandom,
-                    due=self._checkpoint_due,
-                    save=lambda root: bridge.call(self._save_checkpoint(root)),
-                    fail_fast=options.fail_fast,
-                    ignore_rules=options.ignore_rules,
-                )
-                tree = TreeUpload(run)
-                objects = [ObjectId(parent.obj) for parent in parents if parent.type == DIRECTORY and parent.obj]
-                root = tree.upload(reader, root_name(path), objects)
-                return _Walked(root, tree.stats.freeze(), tree.incomplete, tuple(tree.warnings))
+            return work(uploads, bridge)
         finally:
             uploads.close()
 
-    def _threads(self) -> int:
-        wanted = self._options.parallel or self._policies.effective.upload.max_parallel_file_reads or 0
-        return min(wanted if wanted > 0 else os.cpu_count() or 1, _MAX_THREADS)
-
-    def _checkpoint_due(self) -> bool:
+    def checkpoint_due(self) -> bool:
+        """Whether it is time for one. Either side."""
         return self._clock.monotonic() >= self._next_checkpoint
 
-    async def _save_checkpoint(self, root: Entry) -> None:
+    async def save_checkpoint(self, root: Entry) -> None:
         """Make a partial tree visible, in place of the last checkpoint of this run (§14.8)."""
         before = self._checkpoint
         self._checkpoint = await save_snapshot(
-            self._writer,
+            self.writer,
             msgspec.structs.replace(
                 self._prototype,
                 end_ns=self._clock.now_ns(),
@@ -276,10 +244,35 @@ class _UploadRun:
             ),
         )
         if before is not None:
-            await self._repo.manifests.load()
-            await forget_snapshots(self._writer, [before])
-        await self._writer.flush()
-        self._next_checkpoint = self._clock.monotonic() + self._options.checkpoint_interval
+            await self.repo.manifests.load()
+            await forget_snapshots(self.writer, [before])
+        await self.writer.flush()
+        self._next_checkpoint = self._clock.monotonic() + self.options.checkpoint_interval
+
+    async def finish(self, walked: Walked) -> UploadResult:
+        """Save the snapshot: recheck (§14.6), manifest, tombstones (§14.8), flush."""
+        repo, writer = self.repo, self.writer
+        if await writer.contents_deleted_since(self.start_ns):
+            await writer.flush()
+            await revive_deleted(repo, writer, walked.root)
+        saved = await save_snapshot(
+            writer,
+            msgspec.structs.replace(
+                self._prototype,
+                end_ns=self._clock.now_ns(),
+                root=walked.root,
+                stats=walked.stats,
+                incomplete=walked.incomplete,
+                pins=() if walked.incomplete else self._prototype.pins,
+            ),
+        )
+        if not saved.incomplete:
+            await repo.manifests.load()
+            known = list_snapshots(repo.manifests, saved.source)
+            await forget_snapshots(writer, superseded([*known.snapshots, saved]))
+        await writer.flush()
+        await writer.compact_manifests()
+        return UploadResult(saved, walked.stats.error_count, walked.warnings, ())
 
 
 def root_name(path: str) -> bytes:

@@ -66,7 +66,7 @@ class FileUploads:
         self._zeros: dict[tuple[int, int], ObjectId] = {}
 
     def close(self) -> None:
-        """Give up what has not begun and wait for what has."""
+        """Give up what has not begun and wait for what has; again does nothing. Before what is read from is closed."""
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._hashers.shutdown(wait=True, cancel_futures=True)
 
