@@ -3,6 +3,9 @@
 `Repository.writer()` makes one with `open_writer`; upload, retention and maintenance write through it and see none of
 the modules below it. One writer writes for as long as its owner likes and commits as often: `flush` is the barrier.
 
+Threads that write may wait for uploads, and uploads and flushes use the loop's default executor now and then: a caller
+with more than a thread or two brings its own executor, or all of them could wait for each other.
+
     threads → ContentWriter → PackUploader → storage          flush: Flusher → IndexCommitter → storage → index
               (object_writer)                                        (manifest_writer)
 """
