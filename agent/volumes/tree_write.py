@@ -224,6 +224,30 @@ class DirectoryWriter:
         except OSError as error:
             raise self._error(b"", "remove what is not in the snapshot from", error) from error
 
+    def statuses(self, names: Sequence[bytes]) -> list[os.stat_result | None]:
+        """What is there already, links not followed; None where nothing is. Raises `VolumeError`."""
+        found: list[os.stat_result | None] = []
+        with self._target.handles.pinned(self._node) as fd:
+            for name in names:
+                try:
+                    found.append(os.stat(name, dir_fd=fd, follow_symlinks=False))
+                except FileNotFoundError:
+                    found.append(None)
+                except OSError as error:
+                    raise self._error(name, "look at", error) from error
+        return found
+
+    def remove(self, name: bytes) -> None:
+        """Remove one entry that is no directory; nothing happens when it is gone. Raises `VolumeError`."""
+        check_name(name)
+        with self._target.handles.pinned(self._node) as fd:
+            try:
+                os.unlink(name, dir_fd=fd)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise self._error(name, "remove", error) from error
+
     def seal(self, metadata: Metadata | None) -> None:
         """Nothing more is created here directly; with None the directory keeps the owner, mode and time it has.
 
@@ -231,14 +255,20 @@ class DirectoryWriter:
         """
         self._metadata = metadata
         done: DirectoryWriter | None = self
+        failure: VolumeError | None = None
         while done is not None:
             with self._target.lock:
                 done._open -= 1
                 if done._open:
-                    return
-            done._apply()
+                    break
+            try:
+                done._apply()
+            except VolumeError as error:
+                failure = failure or error
             self._target.handles.leave(done._node)
             done = done._parent
+        if failure is not None:
+            raise failure
 
     def sync(self) -> None:
         """Everything written so far is on stable storage. Raises `VolumeError`."""
