@@ -93,6 +93,17 @@ def allocate(descriptor: int, mode: int, offset: int, length: int, /) -> None:
 def sync_filesystem(descriptor: int, /) -> None:
     """syncfs(2): everything written to this file system is on stable storage. Raises OSError."""
 
+# hash.c
+
+def blake2b_supported() -> bool:
+    """Whether `blake2b` can run on this processor (AVX2)."""
+
+def blake2b(data: Buffer, key: Buffer, digest_size: int, /) -> bytes:
+    """Keyed BLAKE2b (RFC 7693), a third faster than hashlib's. Releases the lock for all but short data.
+
+    Raises `ValueError` for a key or digest of more than 64 bytes, `RuntimeError` where it is not supported.
+    """
+
 # split.c
 
 def buzhash_cut(buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, /) -> int:
