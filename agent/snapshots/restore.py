@@ -18,6 +18,7 @@ import asyncio
 import os
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -295,9 +296,9 @@ class _Restore:
             async for entries in list_directory(self._objects, oid, directory.path):
                 await self._take(directory, entries, key)
                 if len(directory.deferred) >= DEFERRED:
-                    await self._take_deferred(directory)
+                    await self._take_deferred(directory, oid, key)
             if directory.deferred:
-                await self._take_deferred(directory)
+                await self._take_deferred(directory, oid, key)
         except (RepositoryError, StorageError, SnapshotError, VolumeError) as error:
             self._sink.fail(directory.path, error)
         self._sink.settle(directory)
@@ -329,9 +330,18 @@ class _Restore:
         async with self._more:
             self._more.notify()
 
-    async def _take_deferred(self, directory: Directory) -> None:
-        """Doubtful names, in rounds of distinct ones; what stands there from this restore has the same name."""
-        waiting, directory.deferred = directory.deferred, []
+    async def _take_deferred(self, directory: Directory, oid: ObjectId, key: int) -> None:
+        """Doubtful names. Folders that stand there once are only out of order; the rest is taken in rounds of distinct
+        names: what stands there from this restore has the same name.
+        """
+        doubtful, directory.deferred = directory.deferred, []
+        count = await self._count_folders(directory, oid, {e.name for e in doubtful if e.type == DIRECTORY})
+        waiting: list[Entry] = []
+        for entry in doubtful:
+            if entry.type == DIRECTORY and count[entry.name] == 1:
+                await self._push(directory, entry, key)
+            else:
+                waiting.append(entry)
         while waiting:
             await self._dispatch()
             await self._sink.quiet(directory)
@@ -350,11 +360,17 @@ class _Restore:
                     self._report.add_warning(path, "the directory holds this name more than once; the last one is kept")
                 if entry.type == DIRECTORY:
                     del now[name]
-                    self._sink.fail(
-                        path, TargetExists(f"{path!r} stands in its directory more than once, or out of order")
-                    )
+                    self._sink.fail(path, TargetExists(f"{path!r} stands in its directory more than once"))
             await self._plan(directory, list(now.values()))
             waiting = later
+
+    async def _count_folders(self, directory: Directory, oid: ObjectId, names: set[str]) -> Counter[str]:
+        """How often folders of these names stand in a directory."""
+        count: Counter[str] = Counter()
+        if names:
+            async for entries in list_directory(self._objects, oid, directory.path):
+                count.update(e.name for e in entries if e.type == DIRECTORY and e.name in names)
+        return count
 
     async def _remove_extra(self, directory: Directory, oid: ObjectId) -> None:
         keep = _Names()

@@ -312,6 +312,17 @@ async def test_of_two_files_with_one_name_the_last_is_kept_and_the_name_is_told(
     assert {w.path for w in report.warnings} == {"a"}
 
 
+async def test_directories_whose_names_lost_their_order_when_stored_come_back(
+    repository: MemoryRepository, tmp_path: Path
+) -> None:
+    inside = [repository.file("f", b"x")]
+    names = ["\ufffd\ufffd", "\u2028", "caf\u00e9", "\u00e9", "\ufffd"]
+    root = repository.directory("root", [repository.directory(name, inside) for name in names])
+    report = await restore(repository, root, tmp_path / "out", options=OURS)
+    assert not report.warned
+    assert tree(tmp_path / "out") == {**dict.fromkeys(names), **{f"{name}/f": b"x" for name in names}}
+
+
 async def test_missing_contents_and_directories_are_named_and_the_rest_comes_back(
     repository: MemoryRepository, tmp_path: Path
 ) -> None:
