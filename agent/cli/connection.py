@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +18,10 @@ import click
 import msgspec
 
 from agent.base.errors import UsageError
+from agent.cli.console import warn
+from agent.cli.identity import default_identity
+from agent.cli.options import size_value
+from agent.cli.run import run
 
 if TYPE_CHECKING:
     from agent.repository.repository import Repository
@@ -34,9 +38,9 @@ class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_dir: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connection:
-    """Everything needed to open a repository, secrets not yet read."""
+    """Everything needed to open a repository; the password is read when it is needed first."""
 
     url: str
     password_file: str
@@ -47,14 +51,32 @@ class Connection:
     download_limit: int
     """Bytes per second, 0 for none."""
     parallel_requests: int
+    _password: str | None = field(default=None, repr=False)
 
     @property
     def network(self) -> bool:
         """Whether the store is reached over sockets."""
         return not self.url.startswith("file:")
 
+    def run(self, work: Coroutine[object, object, _R], *, interrupt: Callable[[], None] | None = None) -> _R:
+        """Run a command's work on an event loop of its own; a password that has to be asked for is asked for before."""
+        try:
+            self.password()
+        except BaseException:
+            work.close()
+            raise
+        return run(work, network=self.network, interrupt=interrupt)
+
     def password(self, *, confirm: bool = False) -> str:
-        """The repository password, outer white space trimmed as kopia's command line does (§13.3)."""
+        """The repository password, outer white space trimmed as kopia's command line does (§13.3).
+
+        `confirm` has it entered twice, when it is entered at all.
+        """
+        if self._password is None:
+            self._password = self._read_password(confirm)
+        return self._password
+
+    def _read_password(self, confirm: bool) -> str:
         if self.password_file:
             try:
                 return Path(self.password_file).read_text(encoding="utf-8").strip()
@@ -87,20 +109,35 @@ class Connection:
             await storage.close()
 
     @asynccontextmanager
-    async def repository(self, *, read_only: bool = False) -> AsyncIterator[Repository]:
-        """The opened repository."""
+    async def repository_in(
+        self, storage: MeteredStorage, *, read_only: bool = True, ignore_damaged: bool = False
+    ) -> AsyncIterator[Repository]:
+        """The repository in an open store; `ignore_damaged` finds what can be found among damaged manifests."""
         from agent.repository.repository import OpenOptions, Repository
 
-        password = self.password()
-        async with self.storage() as storage:
-            options = OpenOptions(
-                cache_dir=self.cache_dir,
-                index_cache_bytes=self.cache_limit // 2,
-                pack_cache_bytes=self.cache_limit // 2,
-                read_only=read_only,
-            )
-            async with Repository.open(storage, password, options=options) as repository:
-                yield repository
+        identity = default_identity()
+        options = OpenOptions(
+            cache_dir=self.cache_dir,
+            index_cache_bytes=self.cache_limit // 2,
+            pack_cache_bytes=self.cache_limit // 2,
+            read_only=read_only,
+            ignore_damaged_manifests=ignore_damaged,
+            username=identity.username,
+            hostname=identity.hostname,
+        )
+        async with Repository.open(storage, self.password(), options=options) as repository:
+            for feature in repository.format.unknown_features():
+                warn(f"the repository asks for a feature that this release does not know: {feature}")
+            yield repository
+
+    @asynccontextmanager
+    async def repository(self, *, read_only: bool = True, ignore_damaged: bool = False) -> AsyncIterator[Repository]:
+        """Store and repository in one."""
+        async with (
+            self.storage() as storage,
+            self.repository_in(storage, read_only=read_only, ignore_damaged=ignore_damaged) as repository,
+        ):
+            yield repository
 
 
 def config_file() -> Path:
@@ -125,17 +162,6 @@ def remembered() -> Remembered | None:
         ) from error
 
 
-def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int:
-    from humanfriendly import InvalidSize, parse_size
-
-    if not value:
-        return 0
-    try:
-        return int(parse_size(value, binary=True))
-    except InvalidSize as error:
-        raise click.BadParameter(str(error)) from error
-
-
 def repository_options(command: Callable[..., _R]) -> Callable[..., _R]:
     """The options every command that opens a repository has; the command gets one `connection` argument instead."""
 
@@ -145,9 +171,9 @@ def repository_options(command: Callable[..., _R]) -> Callable[..., _R]:
     )
     @click.option("--cache-dir", envvar="LIGHTER_CACHE_DIR", type=Path, help="Where indexes and metadata are cached.")
     @click.option("--no-cache", is_flag=True, help="Keep no cache beyond this command.")
-    @click.option("--cache-limit", default="5GiB", show_default=True, callback=_size, help="Size limit of the cache.")
-    @click.option("--limit-upload", callback=_size, metavar="RATE", help="Bytes per second to the store, e.g. 50MB.")
-    @click.option("--limit-download", callback=_size, metavar="RATE", help="Bytes per second from the store.")
+    @click.option("--cache-limit", default="5GiB", show_default=True, callback=size_value, help="Its size limit.")
+    @click.option("--limit-upload", callback=size_value, metavar="RATE", help="Bytes a second to the store, e.g. 50MB.")
+    @click.option("--limit-download", callback=size_value, metavar="RATE", help="Bytes a second from the store.")
     @click.option("--requests", "parallel_requests", default=16, show_default=True, help="Store requests at once.")
     def with_connection(
         *,
@@ -190,6 +216,3 @@ def repository_options(command: Callable[..., _R]) -> Callable[..., _R]:
     own = getattr(with_connection, "__click_params__", [])
     with_connection.__click_params__ = own + params  # type: ignore[attr-defined]
     return with_connection
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON value.")

@@ -13,7 +13,7 @@ import sys
 import click
 
 from agent import __version__
-from agent.base.errors import CanceledError, LighterageError
+from agent.base.errors import CanceledError, LighterageError, UsageError
 from agent.cli.console import print_error
 
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -71,6 +71,11 @@ def lighter() -> None:
     """Back up, restore, verify and browse volumes in Kopia's repository format."""
 
 
+def _help_hint(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"`{context.command_path} --help` shows the options" if context else ""
+
+
 def main() -> None:
     """Run the command line; never returns."""
     as_json = "--json" in sys.argv
@@ -82,7 +87,10 @@ def main() -> None:
         print_error(CanceledError("interrupted"), as_json)
         sys.exit(CanceledError.exit_status)
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            print_error(UsageError(error.format_message(), hint=_help_hint(error)), as_json)
+        else:
+            error.show()
         sys.exit(error.exit_code)
     except LighterageError as error:
         print_error(error, as_json)

@@ -1,47 +1,57 @@
 """From a click command into the event loop and back.
 
-SIGINT and SIGTERM cancel the command's task once: the work ends in order (an interrupted backup is saved as incomplete)
-and the process exits with the status of `CanceledError`. A second signal kills as usual.
+The first SIGINT or SIGTERM ends the work in order: it cancels the command's task, or calls the command's own
+`interrupt` (an interrupted backup is saved as incomplete). A second one cancels the task in any case, a third kills as
+usual. The process exits with the status of `CanceledError`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from agent.base.errors import CanceledError
 
 _T = TypeVar("_T")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-async def _until_signal(work: Coroutine[object, object, _T]) -> _T:
+async def _until_signal(work: Coroutine[object, object, _T], interrupt: Callable[[], None] | None) -> _T:
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(work)
+    task = asyncio.current_task()
     signaled = False
+    gentle = interrupt
 
-    def cancel() -> None:
-        nonlocal signaled
+    def on_signal() -> None:
+        nonlocal signaled, gentle
         signaled = True
-        for number in (signal.SIGINT, signal.SIGTERM):
+        if gentle is not None:
+            gentle()
+            gentle = None
+            return
+        for number in _SIGNALS:
             loop.remove_signal_handler(number)
-        task.cancel()
+        if task is not None:
+            task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, cancel)
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal)
     try:
-        return await task
+        return await work
     except asyncio.CancelledError:
         if signaled:
             raise CanceledError("canceled by a signal") from None
         raise
 
 
-def run(work: Coroutine[object, object, _T], *, network: bool = False) -> _T:
+def run(
+    work: Coroutine[object, object, _T], *, network: bool = False, interrupt: Callable[[], None] | None = None
+) -> _T:
     """Run one command's work to its end; `network` picks the faster loop for sockets (it costs start-up time)."""
     if network:
         import uvloop
 
-        return uvloop.run(_until_signal(work))
-    return asyncio.run(_until_signal(work))
+        return uvloop.run(_until_signal(work, interrupt))
+    return asyncio.run(_until_signal(work, interrupt))

@@ -68,6 +68,7 @@ _COMPRESSORS: Mapping[int, _Compressor] = MappingProxyType(
     }
 )
 _IDS = MappingProxyType({compressor.name: header_id for header_id, compressor in _COMPRESSORS.items()})
+COMPRESSOR_NAMES = tuple(_IDS)
 _GZIP_WINDOW, _RAW_WINDOW = 31, -15
 
 

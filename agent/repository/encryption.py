@@ -22,6 +22,7 @@ from agent.repository.kdf import content_key
 from agent.storage.base import Buffer
 
 DEFAULT_ENCRYPTION = "AES256-GCM-HMAC-SHA256"
+ENCRYPTION_NAMES = (DEFAULT_ENCRYPTION, "CHACHA20-POLY1305-HMAC-SHA256")
 OVERHEAD = 28
 """Bytes by which an AEAD's sealed form is longer than the plaintext."""
 IV_SIZE = 16

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import RepositoryReadOnly
 from agent.repository.content_cache import PackCache
 from agent.repository.content_codec import ContentCodec
 from agent.repository.content_reader import ContentReader, ReadLimits
+from agent.repository.create import CreateOptions, create_repository
 from agent.repository.disk_cache import DiskCache, LocalCache, PrivateCache
 from agent.repository.ecc import new_cipher
 from agent.repository.encryption import Cipher
@@ -28,6 +32,7 @@ from agent.repository.format_blob import RepositoryFormat
 from agent.repository.format_manager import MAX_AGE_S, FormatManager
 from agent.repository.hashing import Hasher, new_hasher
 from agent.repository.index_cache import IndexCache
+from agent.repository.index_commit import IndexCommitter
 from agent.repository.index_set import (
     MAX_AGE_SECONDS,
     ActiveIndexes,
@@ -37,7 +42,11 @@ from agent.repository.index_set import (
 )
 from agent.repository.manifests import ManifestStore
 from agent.repository.object_reader import ObjectReader
+from agent.repository.pack_writer import RandomBytes
+from agent.repository.repair import RepairParts, RepairReport, repair_index
+from agent.repository.retaining import RetainingStorage
 from agent.repository.sealer import BlobSealer
+from agent.repository.session import new_session_id
 from agent.repository.writer import RepositoryWriter, WriterOptions, WriterParts, open_writer
 from agent.storage.base import BlobStorage
 
@@ -107,7 +116,7 @@ class Repository:
         raised by `manifests` when it is asked.
         """
         options = options or OpenOptions()
-        folder = _cache_folder(options.cache_dir, storage)
+        folder = cache_folder(options.cache_dir, storage)
         manager = await FormatManager.load(
             storage, password, cache_dir=folder, clock=options.clock, max_age_s=options.max_format_age_s
         )
@@ -119,6 +128,57 @@ class Repository:
             yield repository
         finally:
             await asyncio.to_thread(caches.close)
+
+    @classmethod
+    async def create(
+        cls,
+        storage: BlobStorage,
+        password: str,
+        *,
+        options: CreateOptions | None = None,
+        clock: Clock | None = None,
+        random: RandomBytes = os.urandom,
+    ) -> RepositoryFormat:
+        """Create a repository in an empty `storage`; `open` opens it. Raises as `create_repository`."""
+        clock = clock or SystemClock()
+
+        async def write_manifest(labels: Mapping[str, str], data: msgspec.Raw) -> None:
+            opened = cls.open(storage, password, options=OpenOptions(clock=clock))
+            async with opened as repository, repository.writer() as writer:
+                await writer.put_manifest(labels, data)
+
+        options = options or CreateOptions()
+        return await create_repository(storage, password, options, write_manifest, random=random, clock=clock)
+
+    @classmethod
+    async def repair_index(
+        cls, storage: BlobStorage, password: str, *, commit: bool = False, clock: Clock | None = None
+    ) -> RepairReport:
+        """Find in the packs what the index lacks, and with `commit` write it; see `repair.repair_index`.
+
+        The index need not be readable, so that this works where `open` raises `CorruptIndex`.
+        """
+        clock = clock or SystemClock()
+        manager = await FormatManager.load(storage, password, cache_dir=None, clock=clock)
+        found = manager.format
+        hasher = new_hasher(found.hash, found.secret)
+        cipher = new_cipher(
+            found.encryption, found.master_key, ecc=found.ecc, overhead_percent=found.ecc_overhead_percent
+        )
+        sealer = BlobSealer(hasher, cipher)
+        parts = RepairParts(storage, found, hasher, cipher, sealer)
+        if not commit:
+            return await repair_index(parts)
+        committer = IndexCommitter(
+            RetainingStorage(storage, lambda: manager.object_lock, clock),
+            sealer,
+            clock,
+            epochs=found.epoch_parameters.enabled,
+            refresh_frequency_ns=found.epoch_parameters.epoch_refresh_frequency,
+        )
+        return await repair_index(
+            parts, committer=committer, new_session=lambda: new_session_id(clock.now_ns(), os.urandom)
+        )
 
     @property
     def format(self) -> RepositoryFormat:
@@ -163,8 +223,11 @@ class Repository:
         return await list_legacy_indexes(self.storage, self.sealer)
 
 
-def _cache_folder(cache_dir: Path | None, storage: BlobStorage) -> Path | None:
-    """A folder per location, since the format blob is cached before anything tells repositories apart."""
+def cache_folder(cache_dir: Path | None, storage: BlobStorage) -> Path | None:
+    """Where what is cached of `storage` lies, given the folder for all.
+
+    A folder per location, since the format blob is cached before anything tells repositories apart.
+    """
     if cache_dir is None:
         return None
     return cache_dir / hashlib.blake2b(storage.location.encode(), digest_size=12).hexdigest()

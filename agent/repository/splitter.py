@@ -28,6 +28,13 @@ _SIZES = {
 }
 
 
+SPLITTER_NAMES = tuple(
+    f"{kind}-{size}{function}"
+    for kind, function in (("FIXED", ""), ("DYNAMIC", "-BUZHASH"), ("DYNAMIC", "-RABINKARP"))
+    for size in _SIZES
+)
+
+
 class _Method(Enum):
     FIXED = "fixed"
     BUZHASH = "buzhash"

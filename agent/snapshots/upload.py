@@ -71,6 +71,8 @@ class UploadOptions:
     """Store as Velero's adapter does: no compression of data and directories, the repository's own splitter (§10.5)."""
     ignore_rules: bool = True
     """Leave out what policies, dot-ignore files and cache tags say."""
+    one_file_system: bool = False
+    """Stay out of other file systems mounted below the root, whatever the policy says. Needs `ignore_rules`."""
     checkpoint_interval: float = CHECKPOINT_INTERVAL
     spill_folder: str | None = None
     """Where names of huge directories go; None: the system's folder for temporary files."""
@@ -151,6 +153,13 @@ def _walk(run: UploadRun, path: str, parents: list[ObjectId], uploads: FileUploa
         return Walked(root, tree.stats.freeze(), tree.incomplete, tuple(tree.warnings))
 
 
+def _on_one_file_system(policies: PolicyTree) -> PolicyTree:
+    effective = policies.effective
+    files = msgspec.structs.replace(effective.files, one_file_system=True)
+    stricter = msgspec.structs.replace(effective, files=files)
+    return replace(policies, effective=stricter, defined=stricter)
+
+
 def load_policies(repo: Repository, source: Source) -> PolicyTree:
     """The policies that hold for a source. Raises `InvalidPolicy`."""
     found = repo.manifests.find({"type": "policy"})
@@ -183,7 +192,8 @@ class UploadRun:
         self.repo = repo
         self.writer = writer
         self.options = options
-        self.policies = load_policies(repo, source)
+        policies = load_policies(repo, source)
+        self.policies = _on_one_file_system(policies) if options.one_file_system else policies
         self.progress = progress or UploadProgress()
         self.cancellation = cancellation or Cancellation()
         self._clock: Clock = repo.options.clock

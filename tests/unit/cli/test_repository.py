@@ -1,0 +1,109 @@
+"""`lighter repository`, `lighter maintenance`, connections, passwords."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Lighter, Place
+
+
+def test_create_has_veleros_defaults_and_says_who_maintains(lighter: Lighter, place: Place, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/new"
+    created = lighter("repository", "create", "--repo", url, "--password-file", place.password_file, "--for-velero")
+    assert created.status == 0, created.stderr
+    assert "BLAKE2B-256-128" in created.stdout
+    assert "default@default" in created.stderr
+    assert list((tmp_path / "new").rglob("*Repository.f"))
+    info = lighter("maintenance", "info", "--repo", url, "--password-file", place.password_file, "--json").json
+    assert (info["owner"], info["due"]) == ("default@default", "full")
+
+
+def test_create_takes_every_documented_option(lighter: Lighter, place: Place, tmp_path: Path) -> None:
+    choice = {
+        "--format-version": 2,
+        "--hash": "BLAKE3-256",
+        "--encryption": "CHACHA20-POLY1305-HMAC-SHA256",
+        "--splitter": "FIXED-1M",
+        "--pack-size": "10MiB",
+        "--maintenance-owner": "me@here",
+    }
+    options = [str(part) for pair in choice.items() for part in pair]
+    at = ("--repo", f"file://{tmp_path}/new", "--password-file", place.password_file, "--json")
+    created = lighter("repository", "create", *options, *at)
+    assert created.status == 0, created.stderr
+    described = created.json["format"]
+    assert (described["formatVersion"], described["hash"], described["splitter"]) == (2, "BLAKE3-256", "FIXED-1M")
+    assert (described["packSize"], created.json["maintenanceOwner"]) == (10 << 20, "me@here")
+    assert lighter("repository", "status", *at).json["format"] == described
+
+
+def test_a_second_create_in_the_same_place_is_refused(lighter: Lighter, place: Place) -> None:
+    outcome = lighter("repository", "create", *place.options, "--json")
+    assert (outcome.status, outcome.error["code"]) == (31, "repository.exists")
+
+
+def test_a_wrong_password_has_its_own_status(lighter: Lighter, place: Place, tmp_path: Path) -> None:
+    (tmp_path / "wrong").write_text("wrong")
+    outcome = lighter("snapshots", "--repo", place.url, "--password-file", tmp_path / "wrong", "--json")
+    assert (outcome.status, outcome.error["code"]) == (32, "repository.wrong-password")
+
+
+def test_without_password_nothing_is_asked_where_nobody_can_answer(lighter: Lighter, place: Place) -> None:
+    outcome = lighter("snapshots", "--repo", place.url, "--json")
+    assert (outcome.status, outcome.error["code"]) == (2, "usage")
+
+
+def test_the_password_comes_from_the_environment(
+    lighter: Lighter, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIGHTER_PASSWORD", "secret")
+    assert lighter("snapshots", "--repo", place.url, "--json").status == 0
+
+
+def test_a_remembered_connection_needs_no_options(lighter: Lighter, place: Place) -> None:
+    assert lighter("snapshots").status == 2
+    assert lighter("connect", *place.options).status == 0
+    assert lighter("snapshots", "--json").json == {"snapshots": [], "warnings": []}
+    lighter("disconnect")
+    assert lighter("snapshots").status == 2
+
+
+def test_a_changed_password_opens_and_the_old_one_does_not(lighter: Lighter, place: Place, tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("n\u00fc")
+    changed = lighter("repository", "change-password", *place.options, "--new-password-file", tmp_path / "new")
+    assert changed.status == 0, changed.stderr
+    assert lighter("snapshots", *place.options).status == 32
+    assert lighter("snapshots", "--repo", place.url, "--password-file", tmp_path / "new").status == 0
+
+
+def test_repair_index_looks_first_and_writes_with_commit(lighter: Lighter, place: Place) -> None:
+    lighter("backup", place.tree, *place.options)
+    for index in place.folder.glob("x*/**/*.f"):
+        index.unlink()
+    looked = lighter("repository", "repair-index", *place.options, "--json").json
+    assert looked["contents"] > 0
+    assert looked["written"] == []
+    assert lighter("snapshots", *place.options, "--no-cache", "--json").json["snapshots"] == []
+    assert lighter("repository", "repair-index", "--commit", *place.options, "--json").json["written"]
+    assert len(lighter("snapshots", *place.options, "--no-cache", "--json").json["snapshots"]) == 1
+
+
+def test_forget_keeps_pinned_ones_and_does_nothing_in_a_dry_run(lighter: Lighter, place: Place) -> None:
+    plain = lighter("backup", place.tree, *place.options, "--json").json["snapshotID"]
+    pinned = lighter("backup", place.tree, *place.options, "--pin", "x", "--json").json["snapshotID"]
+    dry = lighter("forget", plain, pinned, "--dry-run", *place.options, "--json").json
+    assert [item["snapshotID"] for item in dry["forgotten"]] == [plain]
+    assert len(lighter("snapshots", *place.options, "--json").json["snapshots"]) == 2
+    lighter("forget", plain, pinned, *place.options)
+    left = lighter("snapshots", *place.options, "--json").json["snapshots"]
+    assert [snapshot["snapshotID"] for snapshot in left] == [pinned]
+
+
+def test_forget_by_policy_says_why_each_is_kept(lighter: Lighter, place: Place) -> None:
+    lighter("backup", place.tree, *place.options, "--source", "me@here:/a")
+    judged = lighter("forget", "--source", "me@here:/a", "--apply-policy", *place.options, "--json").json
+    assert "latest-1" in judged["kept"][0]["reasons"]
+    assert judged["forgotten"] == []
+    assert lighter("forget", *place.options).status == 2
