@@ -7,7 +7,7 @@ batches as the directory object streams in, and the event loop gets its turn bet
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from agent.base.errors import PathNotInSnapshot
@@ -26,7 +26,7 @@ class Objects(Protocol):
         ...
 
 
-async def list_directory(objects: Objects, oid: ObjectId, path: str) -> AsyncIterator[list[Entry]]:
+async def list_directory(objects: Objects, oid: ObjectId, path: str) -> AsyncGenerator[list[Entry], None]:
     """The entries of a directory object in stored order, in batches of at most `BATCH_ENTRIES`.
 
     Raises `CorruptDirectory` naming `path`, and what reading the object raises; entries before the damage have come.
