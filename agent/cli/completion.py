@@ -6,7 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 
-@click.command(epilog='\b\nExample:\n  eval "$(lighter completion bash)"')
+@click.command(epilog="\b\nExample:\n  lighter completion bash | sudo tee /etc/bash_completion.d/lighter")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of SHELL; evaluate it in the shell's start-up file."""

@@ -84,7 +84,7 @@ def forget(
         from agent.snapshots.store import forget_snapshots
 
         async with connection.repository(read_only=only_look) as repository:
-            judged = _named(repository, snapshots) if snapshots else _judge_sources(repository, wanted)
+            judged = _plan(repository, snapshots, wanted)
             doomed = [item.snapshot for item in judged if not item.reasons]
             if doomed and not only_look:
                 async with repository.writer() as writer:
@@ -101,39 +101,26 @@ def forget(
     _report(judged, dry_run=dry_run, as_json=as_json)
 
 
-def _named(repository: Repository, names: Sequence[str]) -> list[_Judged]:
-    chosen = {snapshot.id: snapshot for snapshot in (choose_snapshot(repository, name) for name in names)}
-    return [_Judged(snapshot, ("pinned",) if snapshot.pins else ()) for snapshot in chosen.values()]
+def _plan(repository: Repository, names: Sequence[str], sources: Sequence[Source] | None) -> list[_Judged]:
+    """What becomes of the snapshots of these names, or of these sources by policy, None for all; oldest first."""
+    from agent.snapshots.forget import plan_by_name, plan_by_policy
+    from agent.snapshots.store import list_sources
 
-
-def _judge_sources(repository: Repository, sources: Sequence[Source] | None) -> list[_Judged]:
-    from agent.repository.ids import ManifestId
-    from agent.snapshots.policy import effective_policy
-    from agent.snapshots.retention import Candidate, RetentionRules, judge
-    from agent.snapshots.store import list_snapshots, list_sources
-
-    judged: list[_Judged] = []
-    policies = [(manifest.labels, bytes(manifest.data)) for manifest in repository.manifests.find({"type": "policy"})]
-    for source in list_sources(repository.manifests) if sources is None else sources:
-        found = list_snapshots(repository.manifests, source)
-        for warning in found.warnings:
+    if names:
+        plans = [plan_by_name(choose_snapshot(repository, name) for name in names)]
+    else:
+        chosen = list_sources(repository.manifests) if sources is None else sources
+        plans = [plan_by_policy(repository.manifests, source) for source in chosen]
+        for source, plan in zip(chosen, plans, strict=True):
+            if not (plan.forget or plan.keep):
+                warn(f"there are no snapshots of {source}")
+    judged = []
+    for plan in plans:
+        for warning in plan.warnings:
             warn(warning)
-        if not found.snapshots:
-            warn(f"there are no snapshots of {source}")
-            continue
-        keep = effective_policy(policies, source).retention
-        rules = RetentionRules(
-            keep.keep_latest, keep.keep_hourly, keep.keep_daily, keep.keep_weekly, keep.keep_monthly, keep.keep_annual
-        )
-        by_id = {snapshot.id: snapshot for snapshot in found.snapshots}
-        verdicts = judge(
-            rules,
-            [Candidate(s.id, s.start_ns, s.end_ns, not s.incomplete, bool(s.pins)) for s in found.snapshots],
-        )
-        for verdict in reversed(verdicts):
-            pinned = ("pinned",) if verdict.candidate.pinned else ()
-            snapshot = by_id[ManifestId(verdict.candidate.snapshot_id)]
-            judged.append(_Judged(snapshot, (*verdict.reasons, *pinned)))
+        found = [_Judged(snapshot, ()) for snapshot in plan.forget]
+        found += [_Judged(k.snapshot, (*k.reasons, *(["pinned"] if k.snapshot.pins else []))) for k in plan.keep]
+        judged += sorted(found, key=lambda item: (item.snapshot.start_ns, item.snapshot.end_ns))
     return judged
 
 

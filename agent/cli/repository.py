@@ -24,6 +24,7 @@ from agent.cli.console import (
 )
 from agent.cli.options import duration_value, size_value
 from agent.cli.repository_repair import repair_index_command
+from agent.cli.repository_verify import verify_command
 
 if TYPE_CHECKING:
     from agent.repository.create import CreateOptions
@@ -347,4 +348,5 @@ def _new_password(file: Path | None) -> str:
     return entered.strip()
 
 
+repository.add_command(verify_command)
 repository.add_command(repair_index_command)

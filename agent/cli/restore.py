@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -28,7 +30,9 @@ from agent.cli.progress import Frame, progress_option, shown
 from agent.cli.selection import choose_snapshot, root_of, split_path
 
 if TYPE_CHECKING:
+    from agent.repository.repository import Repository
     from agent.snapshots.model import Entry
+    from agent.snapshots.restore import RestoreOptions
     from agent.snapshots.restore_report import RestoreReport
     from agent.storage.meter import RequestTotals
 
@@ -150,7 +154,10 @@ def restore(
                 async with shown("Restoring", lambda: _frame(report, whole[0]), enabled=progress):
                     # What is missing is told below, after the result.
                     with suppress(PartialRestore):
-                        await restore_tree(repository, entry, target, options=options, report=report)
+                        if block:
+                            await _restore_block(repository, entry, target, options, report)
+                        else:
+                            await restore_tree(repository, entry, target, options=options, report=report)
             seconds = time.monotonic() - started
             return _result(chosen.id, "/".join(path), target, report, storage.snapshot(), seconds)
 
@@ -166,6 +173,26 @@ def restore(
             f"{plural(result.error_count, 'entry', 'entries')} could not be restored to {target}",
             hint="everything else is in place",
         )
+
+
+async def _restore_block(
+    repository: Repository, entry: Entry, target: str, options: RestoreOptions, report: RestoreReport
+) -> None:
+    """An existing image is written over as `--on-existing` says, a device always: there is no other way."""
+    from agent.snapshots.restore_device import restore_device
+    from agent.volumes.tree_write import Existing
+
+    if options.existing is Existing.SKIP and await asyncio.to_thread(os.path.isfile, target):
+        report.skipped += 1
+        return
+    await restore_device(
+        repository,
+        entry,
+        target,
+        overwrite=options.existing is Existing.OVERWRITE,
+        parallel=options.threads,
+        report=report,
+    )
 
 
 def _frame(report: RestoreReport, entry: Entry) -> Frame:

@@ -23,6 +23,9 @@ from agent.snapshots.restore_report import RestoreReport
 from agent.snapshots.tree import Objects, list_directory
 from agent.volumes.device import DeviceWriter, open_target_device
 
+PADDING = 1 << 20
+"""An object that is longer than its entry by less than this has a last block filled with zeros (§14.17)."""
+
 
 async def block_entry(objects: Objects, root: Entry) -> Entry:
     """The one file of a block snapshot. Raises `SnapshotError` when it holds anything else."""
@@ -54,18 +57,21 @@ async def restore_device(
 ) -> RestoreReport:
     """Write the one file of a block snapshot to the device or image file `target`.
 
-    An image gets the size of the data; one that exists is only written with `overwrite`. Raises `SnapshotError`,
-    `TargetExists`, `VolumeOutOfSpace` for a device that is too small, and what reading raises.
+    An image gets the size of the data, without the zeros that fill its last block; one that exists is only written
+    with `overwrite`. Raises `SnapshotError`, `TargetExists`, `VolumeOutOfSpace` for a device that is too small, and
+    what reading raises.
     """
     report = report if report is not None else RestoreReport()
     entry = await block_entry(repository.objects, root)
     extents = await repository.objects.extents(entry.obj)
     size = extents[-1].offset + extents[-1].length if extents else 0
+    if 0 < size - entry.size < PADDING:
+        size = entry.size
     pool = ThreadPoolExecutor(parallel, "restore")
     writer = await asyncio.to_thread(open_target_device, target, size, overwrite=overwrite)
     with writer:
         try:
-            run = _Run(repository, writer, pool, parallel, report)
+            run = _Run(repository, writer, size, pool, parallel, report)
             window: Window[None] = Window()
             for extent in extents:
                 window.add(Piece(None, extent.offset, extent.length, extent.content, extent.compressed))
@@ -90,12 +96,14 @@ class _Run:
         self,
         repository: Repository,
         writer: DeviceWriter,
+        size: int,
         pool: ThreadPoolExecutor,
         parallel: int,
         report: RestoreReport,
     ) -> None:
         self._contents = repository.contents
         self._writer = writer
+        self._size = size
         self._pool = pool
         self._slots = asyncio.Semaphore(2 * parallel)
         self._report = report
@@ -118,7 +126,7 @@ class _Run:
             await asyncio.get_running_loop().run_in_executor(self._pool, self._write_all, pieces, data)
         finally:
             self._slots.release()
-        self._report.bytes += sum(piece.length for piece in pieces)
+        self._report.bytes += sum(min(piece.length, self._size - piece.offset) for piece in pieces)
 
     def _write_all(self, pieces: list[Piece[None]], data: bytes) -> None:
         """Thread side."""
@@ -129,4 +137,4 @@ class _Run:
                     f"{piece.length} bytes were expected at {piece.offset}, content {content_text(piece.content)}"
                     f" has {len(plain)}"
                 )
-            self._writer.write_at(piece.offset, plain)
+            self._writer.write_at(piece.offset, memoryview(plain)[: max(0, self._size - piece.offset)])

@@ -177,7 +177,12 @@ def _load_state(path: str | None, options: VerifyOptions, report: VerifyReport |
             state = msgspec.json.decode(file.read(), type=_State)
     except (FileNotFoundError, msgspec.MsgspecError):
         return fresh
-    return state if (state.files_percent, state.seed) == (options.files_percent, options.seed) else fresh
+    if (state.files_percent, state.seed) != (options.files_percent, options.seed):
+        return fresh
+    for name in VerifyReport.__struct_fields__:
+        setattr(fresh.report, name, getattr(state.report, name))
+    fresh.done = state.done
+    return fresh
 
 
 def _save_state(path: str, state: _State) -> None:

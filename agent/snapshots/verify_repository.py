@@ -50,12 +50,14 @@ class RepositoryReport(msgspec.Struct):
         return not self.errors and not self.snapshots.failed
 
 
-async def verify_repository(repository: Repository, *, options: VerifyOptions | None = None) -> RepositoryReport:
-    """Verify everything, snapshots by existence unless `options` say more.
+async def verify_repository(
+    repository: Repository, *, options: VerifyOptions | None = None, report: RepositoryReport | None = None
+) -> RepositoryReport:
+    """Verify everything, snapshots by existence unless `options` say more; `report` grows meanwhile.
 
     What raises is a storage that cannot be reached.
     """
-    report = RepositoryReport()
+    report = report if report is not None else RepositoryReport()
     packs: dict[BlobId, int] = {}
     markers: list[BlobId] = []
     async for blob in repository.storage.list():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import socket
 from collections.abc import Mapping
@@ -97,13 +98,18 @@ def test_existing_files_stay_when_asked_and_extra_ones_go_when_asked(
     assert (out / "etc" / "motd").read_text() == "hello\n"
 
 
-def test_an_image_is_backed_up_as_a_block_device(lighter: Lighter, place: Place, tmp_path: Path) -> None:
+def test_an_image_is_backed_up_and_restored_as_a_block_device(lighter: Lighter, place: Place, tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"x" * 1000)
     os.truncate(image, 5_000_000)
     taken = lighter("backup", "--block", image, *place.options, "--json")
     assert taken.status == 0, taken.stderr
     assert (taken.json["files"], taken.json["bytes"]) == (1, 5_000_000)
+    back = tmp_path / "back"
+    assert lighter("restore", "--block", "latest", back, *place.options).status == 0
+    assert hashlib.sha256(back.read_bytes()).digest() == hashlib.sha256(image.read_bytes()).digest()
+    again = lighter("restore", "--block", "latest", back, "--on-existing", "fail", *place.options, "--json")
+    assert (again.status, again.error["code"]) == (52, "volume.target-exists")
 
 
 def test_latest_without_any_snapshot_is_an_error_with_a_hint(lighter: Lighter, place: Place, tmp_path: Path) -> None:

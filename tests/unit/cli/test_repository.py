@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,35 @@ def test_a_changed_password_opens_and_the_old_one_does_not(lighter: Lighter, pla
     assert changed.status == 0, changed.stderr
     assert lighter("snapshots", *place.options).status == 32
     assert lighter("snapshots", "--repo", place.url, "--password-file", tmp_path / "new").status == 0
+
+
+def test_verify_finds_a_lost_pack_and_names_the_files_it_hits(lighter: Lighter, place: Place) -> None:
+    lighter("backup", place.tree, *place.options)
+    whole = lighter("repository", "verify", "--read", *place.options, "--json")
+    assert (whole.status, whole.json["ok"]) == (0, True)
+    for pack in place.folder.glob("p*/**/*.f"):
+        pack.unlink()
+    damaged = lighter("repository", "verify", *place.options, "--json")
+    assert (damaged.status, damaged.error["code"]) == (75, "snapshot.verification-failed")
+    assert damaged.json["errors"][0]["code"] == "repository.content-not-found"
+    hit = {failure["path"] for failure in damaged.json["checks"]["failures"]}
+    assert hit == {"etc/motd", "etc/link", "data.bin"}
+    for options in ((), ("--existence-only",), ("latest", "--files-percent", "0.001")):
+        assert lighter("verify", *options, *place.options, "--json").status == 75
+
+
+def test_an_interrupted_verification_is_gone_on_with(lighter: Lighter, place: Place, tmp_path: Path) -> None:
+    lighter("backup", place.tree, *place.options)
+    assert "No interrupted run" in lighter("verify", "--resume", *place.options).stderr
+    state = next((tmp_path / "cache").glob("*")) / "verify.json"
+    whole = lighter("verify", *place.options, "--json").json
+    done = [snapshot["snapshotID"] for snapshot in lighter("snapshots", *place.options, "--json").json["snapshots"]]
+    counters = {"snapshots": 1, "files": 2, "failures": []}
+    state.write_text(json.dumps({"files_percent": 100.0, "seed": 7, "done": done, "report": counters}))
+    resumed = lighter("verify", "--resume", *place.options, "--json").json
+    assert whole["checks"]["filesRead"] == 3
+    assert (resumed["seed"], resumed["checks"]["files"], resumed["checks"]["filesRead"]) == (7, 2, 0)
+    assert not state.exists()
 
 
 def test_repair_index_looks_first_and_writes_with_commit(lighter: Lighter, place: Place) -> None:
