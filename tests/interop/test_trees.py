@@ -17,13 +17,11 @@ from agent.testing.tree_strategies import folders
 from agent.testing.trees import Folder, everything, plant, scan, stored_name, text
 from tests.interop.sides import (
     Ours,
-    assert_entries_match,
     assert_same,
+    both_ways,
     by_stored_name,
     kopia_finds_no_fault,
-    restored_by_kopia,
     snapshot_by_kopia,
-    stored,
 )
 
 pytestmark = pytest.mark.kopia
@@ -31,39 +29,19 @@ pytestmark = pytest.mark.kopia
 _Clients = Callable[..., KopiaClient]
 
 
-def _both_ways(ours: Ours, kopia: KopiaClient, place: Path, tree: Folder) -> None:
-    """Back a tree up by both sides and let each restore what the other wrote."""
-    plant(place / "tree", tree)
-    seen = scan(place / "tree")
-    by_us = ours.back_up(place / "tree", Source("default", "default", "/by-us"))
-    assert by_us.result.errors == 0
-    by_kopia = snapshot_by_kopia(kopia, place / "tree")
-    assert by_us.snapshot.root is not None
-    # Metadata of what kopia wrote is what the file system had, and so is ours: the objects are the same.
-    their_root = next(s.root for s in ours.snapshots() if s.id == by_kopia.id)
-    assert their_root is not None
-    assert_entries_match(ours.entries(their_root), seen)
-    assert by_us.root == by_kopia.root
-
-    kopia.run("snapshot", "restore", by_us.snapshot.id, str(place / "by-kopia"))
-    assert_same(by_stored_name(scan(place / "by-kopia")), restored_by_kopia(seen))
-    ours.restore(by_kopia.id, place / "by-us")
-    assert_same(by_stored_name(scan(place / "by-us")), stored(seen))
-
-
-def test_a_tree_of_every_corner_case_goes_both_ways(ours: Ours, kopia: _Clients, tmp_path: Path) -> None:
+def test_a_tree_of_every_corner_case_goesboth_ways(ours: Ours, kopia: _Clients, tmp_path: Path) -> None:
     client = kopia(ours.folder).connect()
-    _both_ways(ours, client, tmp_path, everything())
+    both_ways(ours, client, tmp_path, everything())
     kopia_finds_no_fault(client)
 
 
-def test_a_tree_in_a_repository_that_kopia_created_goes_both_ways(kopia: _Clients, tmp_path: Path) -> None:
+def test_a_tree_in_a_repository_that_kopia_created_goesboth_ways(kopia: _Clients, tmp_path: Path) -> None:
     client = kopia(tmp_path / "repo").create()
-    _both_ways(Ours(tmp_path / "repo"), client, tmp_path, everything())
+    both_ways(Ours(tmp_path / "repo"), client, tmp_path, everything())
     kopia_finds_no_fault(client)
 
 
-def test_any_tree_goes_both_ways(ours: Ours, kopia: _Clients, tmp_path: Path) -> None:
+def test_any_tree_goesboth_ways(ours: Ours, kopia: _Clients, tmp_path: Path) -> None:
     client = kopia(ours.folder).connect()
     place = tmp_path / "case"
 
@@ -72,7 +50,7 @@ def test_any_tree_goes_both_ways(ours: Ours, kopia: _Clients, tmp_path: Path) ->
     def any_tree(tree: Folder) -> None:
         place.mkdir()
         try:
-            _both_ways(ours, client, place, tree)
+            both_ways(ours, client, place, tree)
         finally:
             shutil.rmtree(place)
 
