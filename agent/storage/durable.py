@@ -1,26 +1,49 @@
 """Files that survive a crash completely or not at all: written aside, synced, renamed, their folder synced.
 
-The blocking half of `filesystem`: runs in its threads, raises plain `OSError`.
+The blocking half of `filesystem`: runs in its threads, raises plain `OSError`. What moves bytes is a generator of
+steps: it yields how many bytes it would like to move next and is sent how many it may, so that its owner can pace it.
+
+A writer that crashed leaves its temporary file behind; readers and listings do not look at such names. The first write
+into a folder removes those that nobody touched for a day, by the storage's own clock.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from agent.base.errors import StorageUnsupported
 from agent.storage.base import Buffer
+
+T = TypeVar("T")
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 
 _PIECE = 8 << 20
 _MAX_VECTORS = 512
+_TEMPORARY = re.compile(r".+\.tmp\.[0-9a-f]{16}\Z").match
+_STALE_SECONDS = 24 * 3600.0
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+
+
+Steps = Generator[int, int, T]
+"""Yields the bytes it would like to move next, more than 0; is sent how many it may; returns its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """What steps returned."""
+
+    value: T
 
 
 class Stopped(Exception):
@@ -33,14 +56,16 @@ class DurableWriter:
     def __init__(self, root: str) -> None:
         self._root = root
         self._known_folders = {""}  # folders that are durable themselves
+        self._swept_folders: set[str] = set()
 
     def write(
         self, folder: str, name: str, data: Sequence[Buffer], canceled: threading.Event, *, keep_existing: bool
-    ) -> None:
+    ) -> Steps[None]:
         """Write `data` to `root/folder/name`, creating the folder.
 
         With `keep_existing` a file of that name raises `FileExistsError` and stays as it is; a file system without hard
-        links raises `StorageUnsupported` for it. Raises `Stopped` soon after `canceled` is set, leaving nothing.
+        links raises `StorageUnsupported` for it. Raises `Stopped` soon after `canceled` is set; that, and closing the
+        generator, leaves nothing.
         """
         if folder not in self._known_folders:
             self._make_folder(folder)
@@ -51,8 +76,9 @@ class DurableWriter:
         fd = self._create(temporary, folder)
         try:
             try:
-                _write_all(fd, data, canceled)
+                yield from _write_all(fd, data, canceled)
                 os.fsync(fd)
+                now = os.fstat(fd).st_mtime
             finally:
                 os.close(fd)
             if canceled.is_set():
@@ -67,6 +93,9 @@ class DurableWriter:
                 os.unlink(temporary)
             raise
         _sync_folder(os.path.dirname(path))
+        if folder not in self._swept_folders:
+            self._swept_folders.add(folder)
+            _remove_stale(os.path.dirname(path), now - _STALE_SECONDS)
 
     def _create(self, path: str, folder: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -86,43 +115,57 @@ class DurableWriter:
         self._known_folders.add(folder)
 
 
-def read_range(fd: int, offset: int, length: int, canceled: threading.Event) -> bytes:
+def advance(steps: Steps[T], granted: int | None, unlimited: Callable[[], bool]) -> Done[T] | int:
+    """Go on with `granted` bytes (None: start), and on while all may pass: the result, or what is wanted next."""
+    try:
+        wanted = next(steps) if granted is None else steps.send(granted)
+        while unlimited():
+            wanted = steps.send(wanted)
+    except StopIteration as end:
+        return Done(end.value)
+    return wanted
+
+
+def read_range(fd: int, offset: int, length: int, canceled: threading.Event) -> Steps[Buffer]:
     """Exactly `length` bytes from `offset`; raises `OSError` when the file shrinks meanwhile."""
-    pieces: list[bytes] = []
-    while length and not canceled.is_set():
-        piece = os.pread(fd, length, offset)
-        if not piece:
-            raise OSError(errno.EIO, "the file became shorter while it was read")
-        pieces.append(piece)
-        offset += len(piece)
-        length -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    data = bytearray(length)
+    position = 0
+    with memoryview(data) as view:
+        while position < length:
+            end = position + (yield min(length - position, _PIECE))
+            while position < end:
+                if canceled.is_set():
+                    raise Stopped
+                count = os.preadv(fd, [view[position:end]], offset + position)
+                if not count:
+                    raise OSError(errno.EIO, "the file became shorter while it was read")
+                position += count
+    return data
 
 
-def _write_all(fd: int, data: Sequence[Buffer], canceled: threading.Event) -> None:
-    for vectors in _pieces(data):
-        todo = vectors
-        while todo:
+def _write_all(fd: int, data: Sequence[Buffer], canceled: threading.Event) -> Steps[None]:
+    todo = [view for buffer in data if (view := memoryview(buffer))]
+    left = sum(map(len, todo))
+    while left:
+        granted = yield min(left, _PIECE)
+        left -= granted
+        while granted:
             if canceled.is_set():
                 raise Stopped
-            todo = _after(todo, os.writev(fd, todo))
+            written = os.writev(fd, _first(todo, granted))
+            granted -= written
+            todo = _after(todo, written)
 
 
-def _pieces(data: Sequence[Buffer]) -> Iterator[list[memoryview]]:
-    """`data` cut into lists of at most `_PIECE` bytes and `_MAX_VECTORS` buffers."""
-    vectors: list[memoryview] = []
-    room = _PIECE
-    for buffer in data:
-        view = memoryview(buffer)
-        while view:
-            vectors.append(view[:room])
-            room -= len(vectors[-1])
-            view = view[len(vectors[-1]) :]
-            if not room or len(vectors) == _MAX_VECTORS:
-                yield vectors
-                vectors, room = [], _PIECE
-    if vectors:
-        yield vectors
+def _first(vectors: list[memoryview], length: int) -> list[memoryview]:
+    """The first `length` bytes of `vectors`, or less when that takes more buffers than one call may have."""
+    first: list[memoryview] = []
+    for view in vectors[:_MAX_VECTORS]:
+        first.append(view[:length])
+        length -= len(first[-1])
+        if not length:
+            break
+    return first
 
 
 def _after(vectors: list[memoryview], written: int) -> list[memoryview]:
@@ -154,3 +197,14 @@ def _sync_folder(path: str) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def _remove_stale(folder: str, before: float) -> None:
+    """Remove what crashed writers left in `folder`; whatever cannot be removed stays."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY(entry.name):
+                with suppress(OSError):
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode) and status.st_mtime < before:
+                        os.unlink(entry.path)

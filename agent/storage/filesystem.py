@@ -2,7 +2,8 @@
 
 A put writes a temporary file beside its target, syncs it, renames it and syncs the folder: after a crash the blob is
 there completely or not at all. All calls block in a few threads that belong to the storage; a canceled call waits for
-its thread to let go of the caller's buffers, which happens between two pieces of at most 8 MiB.
+its thread to let go of the caller's buffers, which happens between two pieces of at most 8 MiB. Where a `Pace` limits
+bytes, no thread waits for it: the work is suspended and goes on in any thread.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+from agent.base.clock import SystemClock
 from agent.base.errors import (
     AccessDenied,
     BlobExists,
@@ -30,7 +33,8 @@ from agent.base.errors import (
     UsageError,
 )
 from agent.storage.base import BlobId, BlobMetadata, Buffer, Retention, check_blob_id
-from agent.storage.durable import FOLDER_MODE, DurableWriter, read_range
+from agent.storage.durable import FOLDER_MODE, Done, DurableWriter, Steps, advance, read_range
+from agent.storage.pace import Pace, TokenBucket
 from agent.storage.sharding import BLOB_SUFFIX, DEFAULT_LAYOUT, PARAMETERS_FILE, Layout, detect_layout, read_layout
 
 T = TypeVar("T")
@@ -42,17 +46,18 @@ _LIST_BATCH = 1000
 class FilesystemStorage:
     """`BlobStorage` in the folder `root`, which has to exist."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, pace: Pace | None = None) -> None:
         self._root = os.path.abspath(root)
+        self._pace = pace or Pace(SystemClock())
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
         self._layout_lock = threading.Lock()
         self._layout: Layout | None = None
         self._writer = DurableWriter(self._root)
 
     @classmethod
-    async def open(cls, root: str, *, create: bool = False) -> FilesystemStorage:
+    async def open(cls, root: str, *, create: bool = False, pace: Pace | None = None) -> FilesystemStorage:
         """The storage in `root`; with `create` a missing folder is made. Raises `BucketNotFound`, `AccessDenied`."""
-        storage = cls(root)
+        storage = cls(root, pace)
         try:
             await storage._run(lambda _: storage._open(create))
         except BaseException:
@@ -76,9 +81,9 @@ class FilesystemStorage:
         check_blob_id(blob_id)
         if offset < 0 or (length is not None and length < 0):
             raise UsageError(f"range {offset}+{length} of blob {blob_id} makes no sense")
-        return await self._run(lambda canceled: self._get(blob_id, offset, length, canceled))
+        return await self._run_paced(lambda canceled: self._get(blob_id, offset, length, canceled), self._pace.download)
 
-    def _get(self, blob_id: BlobId, offset: int, length: int | None, canceled: threading.Event) -> bytes:
+    def _get(self, blob_id: BlobId, offset: int, length: int | None, canceled: threading.Event) -> Steps[Buffer]:
         with self._blob_errors("read", blob_id):
             fd = os.open(self._path(blob_id), os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -88,7 +93,7 @@ class FilesystemStorage:
                     raise BlobTooShort(
                         f"blob {blob_id} in {self.location} has {size} bytes, {offset}..{end} were asked"
                     )
-                return read_range(fd, offset, end - offset, canceled)
+                return (yield from read_range(fd, offset, end - offset, canceled))
             finally:
                 os.close(fd)
 
@@ -107,12 +112,12 @@ class FilesystemStorage:
                 f"cannot lock blob {blob_id}: folders have no object lock",
                 hint="take the retention settings off the repository or use an object store",
             )
-        await self._run(lambda canceled: self._put(blob_id, data, if_absent, canceled))
+        await self._run_paced(lambda canceled: self._put(blob_id, data, if_absent, canceled), self._pace.upload)
 
-    def _put(self, blob_id: BlobId, data: Sequence[Buffer], if_absent: bool, canceled: threading.Event) -> None:
+    def _put(self, blob_id: BlobId, data: Sequence[Buffer], if_absent: bool, canceled: threading.Event) -> Steps[None]:
         with self._blob_errors("write", blob_id):
             folder, name = self._layout_for_writing().path(blob_id)
-            self._writer.write(folder, name, data, canceled, keep_existing=if_absent)
+            yield from self._writer.write(folder, name, data, canceled, keep_existing=if_absent)
 
     async def stat(self, blob_id: BlobId) -> BlobMetadata:
         """Size and modification time of the file."""
@@ -204,15 +209,31 @@ class FilesystemStorage:
         if self._layout is None:
             with suppress(FileExistsError):
                 content = DEFAULT_LAYOUT.to_json()
-                self._writer.write("", PARAMETERS_FILE, [content], threading.Event(), keep_existing=True)
+                steps = self._writer.write("", PARAMETERS_FILE, [content], threading.Event(), keep_existing=True)
+                advance(steps, None, lambda: True)
         return self._layout_for_reading()
 
     def _blob_errors(self, verb: str, blob_id: BlobId) -> AbstractContextManager[None]:
         return _named_errors(f"{verb} blob {blob_id}", self._root, blob=True)
 
-    async def _run(self, work: Callable[[threading.Event], T]) -> T:
-        """Run `work` in a thread; on cancelation tell it, and wait until it has let go of everything."""
+    async def _run_paced(self, start: Callable[[threading.Event], Steps[T]], bucket: TokenBucket) -> T:
+        """Run the steps in threads, as far as the bucket lets them at a time."""
         canceled = threading.Event()
+        steps = start(canceled)
+        granted: int | None = None
+        try:
+            while True:
+                reached = await self._run(partial(_go_on, steps, granted, bucket), canceled)
+                if isinstance(reached, Done):
+                    return reached.value
+                granted = await bucket.allow(reached)
+        except BaseException:
+            await self._run(lambda _: steps.close())  # it may be suspended between two steps
+            raise
+
+    async def _run(self, work: Callable[[threading.Event], T], canceled: threading.Event | None = None) -> T:
+        """Run `work` in a thread; on cancelation tell it, and wait until it has let go of everything."""
+        canceled = canceled or threading.Event()
         future = asyncio.get_running_loop().run_in_executor(self._threads, work, canceled)
         try:
             return await asyncio.shield(future)
@@ -224,6 +245,10 @@ class FilesystemStorage:
             if not future.cancelled():
                 future.exception()  # retrieved: the cancelation is what counts
             raise
+
+
+def _go_on(steps: Steps[T], granted: int | None, bucket: TokenBucket, _: threading.Event) -> Done[T] | int:
+    return advance(steps, granted, lambda: bucket.rate <= 0)
 
 
 @contextmanager

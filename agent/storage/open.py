@@ -13,7 +13,8 @@ from agent.storage.base import BlobStorage
 from agent.storage.filesystem import FilesystemStorage
 from agent.storage.limit import LimitedStorage, Limits
 from agent.storage.meter import MeteredStorage
-from agent.storage.retry import RetryingStorage, RetryPolicy
+from agent.storage.pace import Pace
+from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
 from agent.storage.s3_config import S3Config, parse_s3_url
 
 
@@ -26,16 +27,41 @@ class StorageOptions:
     clock: Clock = field(default_factory=SystemClock)
     randomness: random.Random = field(default_factory=random.Random)
 
+    def retrier(self) -> Retrier:
+        """What repeats the calls of one storage."""
+        return Retrier(self.retry, self.clock, self.randomness)
 
-async def open_storage(url: str, *, create: bool = False, options: StorageOptions | None = None) -> MeteredStorage:
+
+class StorageStack(MeteredStorage):
+    """A provider in all its wrappers, `Metered(Limited(Retrying(provider)))`, with their knobs."""
+
+    def __init__(self, provider: BlobStorage, retrier: Retrier, pace: Pace, options: StorageOptions) -> None:
+        self._limited = LimitedStorage(RetryingStorage(provider, retrier), options.limits, options.clock, pace)
+        super().__init__(self._limited, options.clock)
+        retrier.on_retry = self.count_retry
+
+    @property
+    def limits(self) -> Limits:
+        """In force now."""
+        return self._limited.limits
+
+    async def set_limits(self, limits: Limits) -> None:
+        """Change them while work runs."""
+        await self._limited.set_limits(limits)
+
+
+async def open_storage(url: str, *, create: bool = False, options: StorageOptions | None = None) -> StorageStack:
     """The storage at `url`: `file:///abs/path` or `s3://bucket/prefix?…` (see `parse_s3_url`), with all wrappers.
 
     `create` makes a missing folder; buckets are never made. Raises `UsageError` for a URL that cannot be understood,
     `BucketNotFound`, `AccessDenied` and the other leaves of `StorageError`.
     """
+    options = options or StorageOptions()
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return wrap_storage(await _open_folder(url, create), options)
+        pace = Pace(options.clock)
+        folder = await FilesystemStorage.open(folder_of(url), create=create, pace=pace)
+        return StorageStack(folder, options.retrier(), pace, options)
     if parts.scheme == "s3":
         return await open_s3_storage(parse_s3_url(url, os.environ), options=options)
     raise UsageError(
@@ -43,26 +69,19 @@ async def open_storage(url: str, *, create: bool = False, options: StorageOption
     )
 
 
-async def open_s3_storage(config: S3Config, *, options: StorageOptions | None = None) -> MeteredStorage:
+async def open_s3_storage(config: S3Config, *, options: StorageOptions | None = None) -> StorageStack:
     """The bucket that `config` describes, for callers that hold keys and other secrets, with all wrappers."""
     from agent.storage.s3 import S3Storage  # noqa: PLC0415  # slow to import
 
-    return wrap_storage(await S3Storage.open(config), options)
-
-
-def wrap_storage(provider: BlobStorage, options: StorageOptions | None = None) -> MeteredStorage:
-    """`Metered(Limited(Retrying(provider)))`."""
     options = options or StorageOptions()
-    retrying = RetryingStorage(provider, options.retry, options.clock, options.randomness)
-    limited = LimitedStorage(retrying, options.limits, options.clock)
-    metered = MeteredStorage(limited, options.clock)
-    retrying.on_retry = metered.count_retry
-    return metered
+    pace, retrier = Pace(options.clock), options.retrier()
+    return StorageStack(await S3Storage.open(config, pace, retrier.for_parts()), retrier, pace, options)
 
 
-async def _open_folder(url: str, create: bool) -> BlobStorage:
+def folder_of(url: str) -> str:
+    """The path that a `file:` URL names. Raises `UsageError`."""
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
         raise UsageError(f"storage URL {url!r} names no absolute path", hint="write file:///abs/path, three slashes")
-    return await FilesystemStorage.open(path, create=create)
+    return path

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
@@ -30,6 +30,7 @@ from agent.storage.base import BlobId, BlobMetadata, BlobStorage, Buffer, Retent
 T = TypeVar("T")
 
 _LIST_BATCH = 1000
+_PART_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +47,63 @@ class RetryPolicy:
     """For what seldom passes within minutes: nobody listens, the name does not resolve."""
 
 
-class RetryingStorage:
-    """`BlobStorage` that repeats failed calls of `inner`."""
+class Retrier:
+    """Repeats one call for as long as its policy says."""
 
-    def __init__(self, inner: BlobStorage, policy: RetryPolicy, clock: Clock, randomness: random.Random) -> None:
-        self._inner = inner
+    def __init__(self, policy: RetryPolicy, clock: Clock, randomness: random.Random) -> None:
         self._policy = policy
         self._clock = clock
         self._random = randomness
         self.on_retry: Callable[[StorageError], None] | None = None
         """Told before each wait."""
+
+    def for_parts(self) -> Retrier:
+        """The same with fewer attempts, for parts of a call that is repeated as a whole."""
+        few = replace(self._policy, attempts=min(self._policy.attempts, _PART_ATTEMPTS))
+        parts = Retrier(few, self._clock, self._random)
+        parts.on_retry = lambda error: self.on_retry(error) if self.on_retry else None
+        return parts
+
+    async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What `attempt` returns, or the error of the last one."""
+        start = self._clock.monotonic()
+
+        async def once() -> T:  # tenacity awaits only what is an async function itself
+            return await attempt()
+
+        return await AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, StorageError) and error.retryable),
+            stop=lambda state: self._is_last(state, start),
+            wait=self._wait,
+            sleep=self._clock.sleep,
+            before_sleep=self._tell,
+            reraise=True,
+        )(once)
+
+    def _is_last(self, state: RetryCallState, start: float) -> bool:
+        error = _failure(state)
+        seldom_helps = isinstance(error, ConnectionRefused | NameResolutionFailed)
+        attempts = min(self._policy.attempts, self._policy.quick_attempts) if seldom_helps else self._policy.attempts
+        late = self._clock.monotonic() - start + _asked_wait(error) >= self._policy.total
+        return state.attempt_number >= attempts or late
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Full jitter, on top of what the store asked for."""
+        bound = min(self._policy.first_wait * 2.0 ** (state.attempt_number - 1), self._policy.longest_wait)
+        return _asked_wait(_failure(state)) + self._random.uniform(0, bound)
+
+    def _tell(self, state: RetryCallState) -> None:
+        error = _failure(state)
+        if self.on_retry is not None and isinstance(error, StorageError):
+            self.on_retry(error)
+
+
+class RetryingStorage:
+    """`BlobStorage` that repeats failed calls of `inner`."""
+
+    def __init__(self, inner: BlobStorage, retrier: Retrier) -> None:
+        self._inner = inner
+        self._call = retrier.call
 
     @property
     def location(self) -> str:
@@ -142,38 +190,6 @@ class RetryingStorage:
     async def close(self) -> None:
         """Close `inner`."""
         await self._inner.close()
-
-    async def _call(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        start = self._clock.monotonic()
-
-        async def once() -> T:  # tenacity awaits only what is an async function itself
-            return await attempt()
-
-        return await AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, StorageError) and error.retryable),
-            stop=lambda state: self._is_last(state, start),
-            wait=self._wait,
-            sleep=self._clock.sleep,
-            before_sleep=self._tell,
-            reraise=True,
-        )(once)
-
-    def _is_last(self, state: RetryCallState, start: float) -> bool:
-        error = _failure(state)
-        seldom_helps = isinstance(error, ConnectionRefused | NameResolutionFailed)
-        attempts = min(self._policy.attempts, self._policy.quick_attempts) if seldom_helps else self._policy.attempts
-        late = self._clock.monotonic() - start + _asked_wait(error) >= self._policy.total
-        return state.attempt_number >= attempts or late
-
-    def _wait(self, state: RetryCallState) -> float:
-        """Full jitter, on top of what the store asked for."""
-        bound = min(self._policy.first_wait * 2.0 ** (state.attempt_number - 1), self._policy.longest_wait)
-        return _asked_wait(_failure(state)) + self._random.uniform(0, bound)
-
-    def _tell(self, state: RetryCallState) -> None:
-        error = _failure(state)
-        if self.on_retry is not None and isinstance(error, StorageError):
-            self.on_retry(error)
 
 
 def _failure(state: RetryCallState) -> BaseException | None:

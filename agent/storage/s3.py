@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import random
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
+from agent.base.clock import SystemClock
 from agent.base.errors import (
     BlobIdInvalid,
     BlobNotFound,
@@ -22,11 +25,14 @@ from agent.base.errors import (
     WrongRegion,
 )
 from agent.storage.base import BlobId, BlobMetadata, Buffer, Retention, check_blob_id
-from agent.storage.s3_body import PiecewiseBody, digest, read_exactly
+from agent.storage.pace import Pace
+from agent.storage.retry import Retrier, RetryPolicy
+from agent.storage.s3_body import PiecewiseBody, checksum_option, digest, read_exactly
 from agent.storage.s3_client import open_client
 from agent.storage.s3_config import AUTO_REGION, S3Config
 from agent.storage.s3_errors import TRANSLATED, response_code, right_region, storage_error
-from agent.storage.s3_multipart import put_in_parts
+from agent.storage.s3_multipart import PartUploader
+from agent.storage.s3_placement import MAX_PLACEMENT_LENGTH, PLACEMENT_FILE, Placement, parse_placement
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -40,26 +46,39 @@ _NO_BATCH_DELETE = frozenset({"NotImplemented", "MethodNotAllowed", "MissingCont
 class S3Storage:
     """`BlobStorage` in a bucket. Made by `open`."""
 
-    def __init__(self, config: S3Config, client: S3Client, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, config: S3Config, client: S3Client, stack: AsyncExitStack, pace: Pace, part_retrier: Retrier
+    ) -> None:
         self._config = config
+        self._pace = pace
         self._client = client
         self._stack = stack
-        self._part_gate = asyncio.Semaphore(config.multipart_parallel)
+        gate = asyncio.Semaphore(config.multipart_parallel)
+        self._parts = PartUploader(client, config, gate, part_retrier, pace.upload)
         self._batch_delete = True
+        self._bucket_exists = False
+        self._placement: Placement | None = None
+        self._placement_turn = asyncio.Lock()
         customer = _customer_key(config)
         self._read_options: dict[str, Any] = customer
         self._write_options: dict[str, Any] = {"ContentType": CONTENT_TYPE, **customer, **_write_options(config)}
 
     @classmethod
-    async def open(cls, config: S3Config) -> S3Storage:
-        """Connect. With region `auto` the bucket is asked where it lives; else nothing is sent yet."""
+    async def open(cls, config: S3Config, pace: Pace | None = None, part_retrier: Retrier | None = None) -> S3Storage:
+        """Connect. With region `auto` the bucket is asked where it lives; else nothing is sent yet.
+
+        Bodies keep to `pace`; `part_retrier` repeats single parts of a large blob. By default there is no limit, and
+        each part is tried once.
+        """
         region = config.region
+        pace = pace or Pace(SystemClock())
+        part_retrier = part_retrier or Retrier(RetryPolicy(attempts=1), SystemClock(), random.Random())  # noqa: S311
         for _ in range(2):
             stack = AsyncExitStack()
             try:
                 with _named_errors(config, "open the bucket"):
                     client = await open_client(stack, config, region)
-                storage = cls(config, client, stack)
+                storage = cls(config, client, stack, pace, part_retrier)
                 if region != AUTO_REGION:
                     return storage
                 region = await storage._other_region()
@@ -107,8 +126,8 @@ class S3Storage:
                     end = start + answer["ContentLength"]
                     if offset > end or (length is not None and offset + length > end):
                         raise self._too_short(blob_id, offset, length, end)
-                    chunks = body.raw_stream.content.iter_any()
-                    data = await read_exactly(chunks, end - start, f"cannot {attempt} in {self.location}")
+                    what = f"cannot {attempt} in {self.location}"
+                    data = await read_exactly(body.raw_stream.content, end - start, self._pace.download, what)
                 finally:
                     body.close()
         except BlobTooShort:
@@ -140,41 +159,73 @@ class S3Storage:
         """One PUT, or parts from the configured size on."""
         key = self._key(blob_id)
         options = dict(self._write_options)
+        if storage_class := await self._storage_class(blob_id):
+            options["StorageClass"] = storage_class
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         if retention is not None:
             until = datetime.fromtimestamp(-(-retention.until_ns // 1_000_000_000), UTC)
             options |= {"ObjectLockMode": retention.mode, "ObjectLockRetainUntilDate": until}
-        body = PiecewiseBody(data)
+        body = PiecewiseBody(data, self._pace.upload)
         with _named_errors(self._config, f"write blob {blob_id}"):
             if len(body) >= self._config.multipart_threshold:
-                await put_in_parts(
-                    self._client, self._config, key, body, options=options, condition=condition, gate=self._part_gate
-                )
+                await self._parts.put(key, body, options=options, condition=condition)
                 return
             checksum = self._config.checksum or ("MD5" if retention is not None else "")  # S3 wants one with a lock
             if checksum:
-                name = "ContentMD5" if checksum == "MD5" else "Checksum" + checksum
-                options[name] = await digest(checksum, data)
+                options[checksum_option(checksum)] = await digest(checksum, data)
             await self._client.put_object(
                 Bucket=self._config.bucket, Key=key, Body=body if len(body) else b"", **condition, **options
             )
 
+    async def _storage_class(self, blob_id: BlobId) -> str:
+        """What the bucket's `.storageconfig`, read before the first put, or else the configuration asks for."""
+        if self._placement is None:
+            async with self._placement_turn:
+                await self._read_placement()
+        found = self._placement.storage_class(blob_id) if self._placement else None
+        return self._config.storage_class if found is None else found
+
+    async def _read_placement(self) -> None:
+        if self._placement is not None:  # somebody else's put was first
+            return
+        key = self._config.prefix + PLACEMENT_FILE
+        where = f"{PLACEMENT_FILE} in {self.location}"
+        try:
+            with _named_errors(self._config, f"read {PLACEMENT_FILE}"):
+                answer = await self._client.get_object(Bucket=self._config.bucket, Key=key, **self._read_options)
+                async with answer["Body"] as body:
+                    if answer["ContentLength"] > MAX_PLACEMENT_LENGTH:
+                        raise StorageError(f"{where} has {answer['ContentLength']} bytes, which cannot be meant")
+                    data = await body.read()
+            self._placement = parse_placement(data, where)
+        except BlobNotFound:
+            self._placement = Placement()
+
     async def stat(self, blob_id: BlobId) -> BlobMetadata:
-        """One HEAD; a refusal is asked again as a GET, because only that says why."""
+        """One HEAD. Its refusal is asked again as a GET, because only that says why.
+
+        The same for a blob that is not found as long as nothing has proved that the bucket is there.
+        """
         key = self._key(blob_id)
         attempt = f"look up blob {blob_id}"
         try:
             answer = await self._client.head_object(Bucket=self._config.bucket, Key=key, **self._read_options)
         except TRANSLATED as error:
             code, status = response_code(error)
-            if status in (400, 403) and code in ("400", "403"):
-                with _named_errors(self._config, attempt):
-                    refused = await self._client.get_object(
-                        Bucket=self._config.bucket, Key=key, Range="bytes=0-0", **self._read_options
-                    )
-                    refused["Body"].close()
+            if code.isdigit() and (status in (400, 403) or (status == 404 and not self._bucket_exists)):
+                await self._ask_why(key, attempt)
             raise storage_error(error, attempt, self.location) from error
+        self._bucket_exists = True
         return BlobMetadata(blob_id, answer["ContentLength"], _nanoseconds(answer["LastModified"]))
+
+    async def _ask_why(self, key: str, attempt: str) -> None:
+        """Raise what a GET is refused with, if that is not the absence of the blob in a bucket that is there."""
+        with suppress(BlobNotFound), _named_errors(self._config, attempt):
+            refused = await self._client.get_object(
+                Bucket=self._config.bucket, Key=key, Range="bytes=0-0", **self._read_options
+            )
+            refused["Body"].close()
+        self._bucket_exists = True
 
     async def list(self, prefix: str = "") -> AsyncIterator[BlobMetadata]:
         """Pages of up to 1,000 keys; what is below another `/` is no blob of ours."""
@@ -185,6 +236,7 @@ class S3Storage:
                 answer = await self._client.list_objects_v2(
                     Bucket=self._config.bucket, Prefix=self._config.prefix + prefix, Delimiter="/", **page
                 )
+            self._bucket_exists = True
             for item in answer.get("Contents", ()):
                 blob_id = BlobId(item["Key"][skip:])
                 try:
@@ -275,11 +327,7 @@ def _write_options(config: S3Config) -> dict[str, Any]:
         options["ServerSideEncryption"] = config.sse
     if config.sse_kms_key_id:
         options["SSEKMSKeyId"] = config.sse_kms_key_id
-    if config.storage_class:
-        options["StorageClass"] = config.storage_class
     if config.tags:
-        from urllib.parse import urlencode  # noqa: PLC0415
-
         options["Tagging"] = urlencode(config.tags)
     return options
 

@@ -1,7 +1,8 @@
 """Request bodies made of the caller's buffers, and responses read into one.
 
 aiohttp would copy a large body whole, or hand the caller's memory to the transport, which may still send from it after
-a canceled request. Here each piece is copied once, while it is hot, right before it is sent.
+a canceled request. Here each piece is copied once, while it is hot, right before it is sent. A token bucket says how
+large the next piece may be and when; where it makes an answer wait, TCP's own flow control makes the store wait.
 """
 
 from __future__ import annotations
@@ -10,18 +11,29 @@ import asyncio
 import base64
 import hashlib
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 from agent.base.errors import StorageUnavailable
 from agent.storage.base import Buffer
+from agent.storage.pace import TokenBucket
 
 _PIECE = 256 << 10
+
+
+class ResponseReader(Protocol):
+    """aiohttp's stream of a response."""
+
+    async def read(self, n: int = -1) -> bytes:
+        """Up to `n` bytes as they come, none at the end."""
+        ...
 
 
 class PiecewiseBody:
     """A body for botocore (file-like: `read`, `seek`, `tell`) and aiohttp (async iterable) over several buffers."""
 
-    def __init__(self, data: Sequence[Buffer]) -> None:
+    def __init__(self, data: Sequence[Buffer], bucket: TokenBucket) -> None:
+        self._bucket = bucket
         self._views = [view for buffer in data if (view := memoryview(buffer))]
         self._length = sum(map(len, self._views))
         self._position = 0
@@ -60,8 +72,16 @@ class PiecewiseBody:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for view in self._views:
-            for start in range(0, len(view), _PIECE):
-                yield bytes(view[start : start + _PIECE])
+            start = 0
+            while start < len(view):
+                end = start + await self._bucket.allow(min(_PIECE, len(view) - start))
+                yield bytes(view[start:end])
+                start = end
+
+
+def checksum_option(algorithm: str) -> str:
+    """The client's option that carries a digest of `algorithm`."""
+    return "ContentMD5" if algorithm == "MD5" else "Checksum" + algorithm
 
 
 async def digest(algorithm: str, data: Sequence[Buffer]) -> str:
@@ -75,22 +95,31 @@ def _digest(algorithm: str, data: Sequence[Buffer]) -> str:
         for buffer in data:
             crc = zlib.crc32(buffer, crc)
         return base64.b64encode(crc.to_bytes(4, "big")).decode()
+    if algorithm == "CRC32C":
+        from awscrt.checksums import crc32c  # noqa: PLC0415  # optional; `S3Config` has checked that it is there
+
+        crc = 0
+        for buffer in data:
+            crc = crc32c(bytes(buffer), crc)
+        return base64.b64encode(crc.to_bytes(4, "big")).decode()
     hasher = hashlib.new(algorithm, usedforsecurity=False)
     for buffer in data:
         hasher.update(buffer)
     return base64.b64encode(hasher.digest()).decode()
 
 
-async def read_exactly(chunks: AsyncIterable[bytes], length: int, what: str) -> bytearray:
+async def read_exactly(reader: ResponseReader, length: int, bucket: TokenBucket, what: str) -> bytearray:
     """`length` bytes of a response in one buffer. Raises `StorageUnavailable` when it holds more or fewer."""
     data = bytearray(length)
     position = 0
-    async for chunk in chunks:
-        end = position + len(chunk)
-        if end > length:
-            raise StorageUnavailable(f"{what}: the answer is longer than the {length} bytes it announced")
-        data[position:end] = chunk
-        position = end
-    if position < length:
-        raise StorageUnavailable(f"{what}: the answer ended after {position} of {length} bytes")
+    while position < length:
+        granted = await bucket.allow(min(_PIECE, length - position))
+        chunk = await reader.read(granted)
+        bucket.give_back(granted - len(chunk))
+        if not chunk:
+            raise StorageUnavailable(f"{what}: the answer ended after {position} of {length} bytes")
+        data[position : position + len(chunk)] = chunk
+        position += len(chunk)
+    if await reader.read(1):
+        raise StorageUnavailable(f"{what}: the answer is longer than the {length} bytes it announced")
     return data

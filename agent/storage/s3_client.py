@@ -5,17 +5,21 @@ Imported when the first `s3://` URL is opened, never before: botocore takes a wh
 
 from __future__ import annotations
 
+import os
+import ssl
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from aiobotocore.config import AioConfig
 from aiobotocore.parsers import AioResponseParserFactory
 from aiobotocore.session import AioSession
 from botocore.utils import conditionally_calculate_md5, parse_timestamp
 
+from agent.base.errors import BadCertificate
 from agent.storage.s3_config import AUTO_REGION, S3Config
+from agent.storage.s3_models import LeanLoader
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -31,9 +35,12 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
     factory = AioResponseParserFactory()
     factory.set_parser_defaults(timestamp_parser=parse_time)
     session.register_component("response_parser_factory", factory)
+    session.register_component("data_loader", LeanLoader(_data_paths(session)))
     if region in ("", AUTO_REGION):
         region = _default_region(session, config)
     if config.insecure_skip_tls_verify:
+        import structlog  # noqa: PLC0415  # drags in half of rich
+
         structlog.get_logger().warning(
             "TLS certificates are not verified: anybody on the way can read and change requests",
             location=config.location,
@@ -59,7 +66,7 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
             "s3",
             region_name=region,
             endpoint_url=config.endpoint or None,
-            verify=False if config.insecure_skip_tls_verify else config.ca_file or None,
+            verify=False if config.insecure_skip_tls_verify else _trusted(stack, config) or None,
             aws_access_key_id=config.access_key or None,
             aws_secret_access_key=config.secret_key or None,
             aws_session_token=config.session_token or None,
@@ -70,6 +77,30 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
     events.register("before-call.s3.DeleteObjects", _add_content_md5)
     events.register("before-send.s3", _expect_nothing)
     return client
+
+
+def _trusted(stack: AsyncExitStack, config: S3Config) -> str:
+    """The file of certificates to trust, "" for the built-in ones. Text is kept in one for as long as the client."""
+    if not config.ca_data:
+        return config.ca_file
+    try:
+        ssl.create_default_context(cadata=config.ca_data)
+    except (ssl.SSLError, ValueError) as error:
+        raise BadCertificate(
+            f"the certificates to trust for {config.location} are no PEM text: {error}",
+            hint="give the text from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----",
+        ) from error
+    file = NamedTemporaryFile("w", prefix="lighterage-ca-", suffix=".pem")  # noqa: SIM115  # closed with the client
+    stack.enter_context(file)
+    file.write(config.ca_data)
+    file.flush()
+    return file.name
+
+
+def _data_paths(session: AioSession) -> list[str]:
+    """What `AWS_DATA_PATH` adds to botocore's own data."""
+    configured = session.get_config_variable("data_path")
+    return [os.path.expanduser(path) for path in configured.split(os.pathsep)] if configured else []
 
 
 def _default_region(session: AioSession, config: S3Config) -> str:

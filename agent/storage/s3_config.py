@@ -7,12 +7,13 @@ import binascii
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from agent.base.errors import UsageError
 
 AUTO_REGION = "auto"
-CHECKSUMS = frozenset({"", "MD5", "CRC32", "SHA1", "SHA256"})
+CHECKSUMS = frozenset({"", "MD5", "CRC32", "CRC32C", "SHA1", "SHA256"})
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]\Z")
 _MIB = 1 << 20
@@ -43,6 +44,8 @@ class S3Config:
 
     ca_file: str = ""
     """PEM certificates to trust instead of the built-in ones."""
+    ca_data: str = field(default="", repr=False)
+    """The same as text, as a backup storage location's `caCert` holds it."""
     insecure_skip_tls_verify: bool = False
     proxy: str = field(default="", repr=False)
     """`http://[user:password@]host:port`; else HTTPS_PROXY, HTTP_PROXY and NO_PROXY count."""
@@ -55,7 +58,7 @@ class S3Config:
     storage_class: str = ""
     tags: tuple[tuple[str, str], ...] = ()
     checksum: str = ""
-    """Sent with every put: `MD5`, `CRC32`, `SHA1` or `SHA256`. Contents carry a hash of their own anyway."""
+    """Sent with every put: `MD5`, `CRC32`, `CRC32C`, `SHA1` or `SHA256`. Contents carry a hash of their own anyway."""
     sign_payload: bool = False
     """Whether the signature covers the bodies of puts (costs a SHA-256 of everything)."""
 
@@ -74,6 +77,8 @@ class S3Config:
             raise UsageError(f"{self.bucket!r} is no bucket name", hint="write s3://bucket/prefix")
         if self.endpoint:
             _check_endpoint(self.endpoint)
+        if self.ca_file and self.ca_data:
+            raise UsageError("give certificates to trust either as a file or as text")
         if bool(self.access_key) != bool(self.secret_key):
             raise UsageError("an access key and its secret key belong together")
         if self.sse not in ("", "AES256", "aws:kms"):
@@ -84,6 +89,11 @@ class S3Config:
             raise UsageError("a customer key for encryption has 32 bytes and excludes sse=…")
         if self.checksum not in CHECKSUMS:
             raise UsageError(f"unknown checksum {self.checksum!r}", hint=", ".join(sorted(CHECKSUMS - {""})))
+        if self.checksum == "CRC32C" and find_spec("awscrt") is None:
+            raise UsageError(
+                "checksum=CRC32C needs the Python package awscrt, which is not installed",
+                hint="install awscrt, or use checksum=CRC32 or checksum=SHA256",
+            )
         if self.multipart_part_size < _MIN_PART or self.multipart_parallel < 1 or self.max_connections < 1:
             raise UsageError("parts have at least 5 MiB, and at least one of them and one connection is needed")
 

@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import BlobExists, BlobNotFound, BlobTooShort, UsageError
 from agent.storage.base import BlobId, BlobMetadata, Buffer, Retention, check_blob_id
+from agent.storage.pace import Pace, TokenBucket
 
 
 class MemoryStorage:
     """Blobs in `blobs`, their times from `clock`; both may be looked at and changed by tests."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, pace: Pace | None = None) -> None:
         self._clock = clock or SystemClock()
+        self._pace = pace or Pace(self._clock)
         self.blobs: dict[BlobId, bytes] = {}
         self.timestamps_ns: dict[BlobId, int] = {}
         self.retentions: dict[BlobId, Retention] = {}
@@ -34,6 +36,7 @@ class MemoryStorage:
         end = len(data) if length is None else offset + length
         if offset > len(data) or end > len(data):
             raise BlobTooShort(f"blob {blob_id} in {self.location} has {len(data)} bytes, {offset}..{end} were asked")
+        await _pass(self._pace.download, end - offset)
         return data[offset:end]
 
     async def put(
@@ -47,9 +50,11 @@ class MemoryStorage:
         """Keep a copy of the bytes."""
         check_blob_id(blob_id)
         await asyncio.sleep(0)
+        body = b"".join(data)
+        await _pass(self._pace.upload, len(body))
         if if_absent and blob_id in self.blobs:
             raise BlobExists(f"blob {blob_id} exists in {self.location}")
-        self.blobs[blob_id] = b"".join(data)
+        self.blobs[blob_id] = body
         self.timestamps_ns[blob_id] = self._clock.now_ns()
         if retention is None:
             self.retentions.pop(blob_id, None)
@@ -91,3 +96,8 @@ class MemoryStorage:
             return self.blobs[blob_id]
         except KeyError:
             raise BlobNotFound(f"no blob {blob_id} in {self.location}") from None
+
+
+async def _pass(bucket: TokenBucket, amount: int) -> None:
+    while amount:
+        amount -= await bucket.allow(amount)

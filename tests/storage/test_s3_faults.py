@@ -8,7 +8,7 @@ import pytest
 from agent.base.clock import SystemClock
 from agent.base.errors import StorageUnavailable
 from agent.storage.base import BlobId
-from agent.storage.retry import RetryingStorage, RetryPolicy
+from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
 from agent.storage.s3 import S3Storage
 from agent.storage.s3_config import S3Config
 from agent.testing.s3_server import SeaweedServer
@@ -43,7 +43,7 @@ async def test_a_download_that_is_cut_is_unavailable_and_then_complete_on_retry(
     with pytest.raises(StorageUnavailable, match=PACK):
         await storage.get(PACK)
     policy = RetryPolicy(first_wait=0.001)
-    assert await RetryingStorage(storage, policy, SystemClock(), random.Random(1)).get(PACK) == data
+    assert await RetryingStorage(storage, Retrier(policy, SystemClock(), random.Random(1))).get(PACK) == data
     await storage.close()
 
 
@@ -57,7 +57,7 @@ async def test_an_upload_that_is_cut_leaves_nothing_and_succeeds_on_retry(
         await storage.put(PACK, [data])
     assert [blob async for blob in storage.list()] == []
     policy = RetryPolicy(first_wait=0.001)
-    await RetryingStorage(storage, policy, SystemClock(), random.Random(1)).put(PACK, [data])
+    await RetryingStorage(storage, Retrier(policy, SystemClock(), random.Random(1))).put(PACK, [data])
     assert await storage.get(PACK) == data
     await storage.close()
 

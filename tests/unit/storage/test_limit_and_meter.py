@@ -6,7 +6,8 @@ from agent.base.errors import BlobNotFound
 from agent.storage.base import BlobId
 from agent.storage.limit import LimitedStorage, Limits
 from agent.storage.meter import LATENCY_BOUNDS, MeteredStorage
-from agent.storage.open import StorageOptions, wrap_storage
+from agent.storage.open import StorageOptions, StorageStack
+from agent.storage.pace import Pace
 from agent.testing.clock import VirtualClock
 from agent.testing.faulty_storage import Faults, FaultyStorage
 from agent.testing.memory_storage import MemoryStorage
@@ -14,51 +15,13 @@ from agent.testing.memory_storage import MemoryStorage
 A = BlobId("a")
 
 
-async def test_uploads_keep_to_their_rate_after_one_second_of_credit() -> None:
-    clock = VirtualClock()
-    storage = LimitedStorage(MemoryStorage(clock), Limits(upload_bytes=1000), clock)
-    await asyncio.gather(*(storage.put(BlobId(f"p{i}"), [bytes(500)]) for i in range(20)))
-    assert clock.monotonic() == pytest.approx(9, abs=0.01)
-
-
-async def test_an_idle_hour_earns_one_second_only() -> None:
-    clock = VirtualClock()
-    storage = LimitedStorage(MemoryStorage(clock), Limits(upload_bytes=1000), clock)
-    clock.advance(3600)
-    await storage.put(A, [bytes(5000)])
-    assert clock.monotonic() == pytest.approx(3604, abs=0.01)
-
-
-async def test_downloads_of_unknown_size_are_paid_back() -> None:
-    clock = VirtualClock()
-    storage = LimitedStorage(MemoryStorage(clock), Limits(download_bytes=1000), clock)
-    await storage.put(A, [bytes(3000)])
-    await storage.get(A)
-    assert clock.monotonic() == 0
-    await storage.get(A, 0, 1000)
-    assert clock.monotonic() == pytest.approx(3, abs=0.01)
-
-
 async def test_requests_keep_to_their_rate() -> None:
     clock = VirtualClock()
-    storage = LimitedStorage(MemoryStorage(clock), Limits(requests=10), clock)
+    storage = LimitedStorage(MemoryStorage(clock), Limits(requests=10), clock, Pace(clock))
     for _ in range(30):
         await storage.delete([A])
     assert [blob async for blob in storage.list()] == []
     assert clock.monotonic() == pytest.approx(2.1, abs=0.01)
-
-
-async def test_a_new_rate_counts_for_those_who_wait_already() -> None:
-    clock = VirtualClock()
-    storage = LimitedStorage(MemoryStorage(clock), Limits(upload_bytes=1), clock)
-    waiting = asyncio.ensure_future(storage.put(A, [bytes(1_000_000)]))
-    await asyncio.sleep(0)
-    await storage.set_limits(Limits(upload_bytes=1_000_000))
-    await waiting
-    assert clock.monotonic() < 3
-    await storage.set_limits(Limits())
-    await storage.put(A, [bytes(10_000_000)])
-    assert clock.monotonic() < 3
 
 
 async def test_no_more_run_at_once_than_allowed_also_after_cancelation() -> None:
@@ -76,7 +39,7 @@ async def test_no_more_run_at_once_than_allowed_also_after_cancelation() -> None
             finally:
                 running -= 1
 
-    storage = LimitedStorage(Watched(memory), Limits(concurrency=3), clock)
+    storage = LimitedStorage(Watched(memory), Limits(concurrency=3), clock, Pace(clock))
     tasks = [asyncio.ensure_future(storage.delete([A])) for _ in range(12)]
     await asyncio.sleep(0)
     for task in tasks[::4]:
@@ -121,7 +84,8 @@ async def test_totals_tell_operations_outcomes_bytes_and_latency() -> None:
 async def test_the_stack_counts_calls_and_retries_apart() -> None:
     clock = VirtualClock()
     faulty = FaultyStorage(MemoryStorage(clock), faults=Faults(throttled=0.5), seed=3, clock=clock)
-    storage = wrap_storage(faulty, StorageOptions(clock=clock))
+    options = StorageOptions(clock=clock)
+    storage = StorageStack(faulty, options.retrier(), Pace(clock), options)
     for i in range(10):
         await storage.put(BlobId(f"p{i}"), [b"x"])
     totals = storage.snapshot()

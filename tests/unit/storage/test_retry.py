@@ -12,7 +12,7 @@ from agent.base.errors import (
     StorageUnavailable,
 )
 from agent.storage.base import BlobId, BlobMetadata
-from agent.storage.retry import RetryingStorage, RetryPolicy
+from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
 from agent.testing.clock import VirtualClock
 from agent.testing.faulty_storage import Faults, FaultyStorage
 from agent.testing.memory_storage import MemoryStorage
@@ -36,15 +36,16 @@ class Failing(MemoryStorage):
 
 
 def retrying(inner: MemoryStorage | FaultyStorage, clock: VirtualClock, **policy: float) -> RetryingStorage:
-    return RetryingStorage(inner, RetryPolicy(**policy), clock, random.Random(1))  # type: ignore[arg-type]
+    return RetryingStorage(inner, Retrier(RetryPolicy(**policy), clock, random.Random(1)))  # type: ignore[arg-type]
 
 
 async def test_what_passes_is_tried_again_with_growing_jittered_waits() -> None:
     clock = VirtualClock()
     inner = Failing(*(StorageUnavailable("busy") for _ in range(5)))
-    storage = retrying(inner, clock)
+    retrier = Retrier(RetryPolicy(), clock, random.Random(1))
+    storage = RetryingStorage(inner, retrier)
     told: list[str] = []
-    storage.on_retry = lambda error: told.append(error.code)
+    retrier.on_retry = lambda error: told.append(error.code)
     assert await storage.get(PACK) == b"data"
     assert inner.attempts == 6
     assert told == ["storage.unavailable"] * 5

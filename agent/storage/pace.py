@@ -1,0 +1,91 @@
+"""How fast bytes may pass: token buckets that providers ask before each piece they send or read.
+
+Bytes are paced where they meet the wire or the disk, inside the providers, so that a large body is spread over the time
+it may take instead of waiting and then bursting. `limit` owns the same object and changes its rates while work runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent.base.clock import Clock
+
+_GRAIN = 0.125
+"""Seconds' worth that are worth waiting for: smaller pieces cost more than they smooth."""
+_SHORTEST_WAIT = 0.001
+_LONGEST_WAIT = 1.0
+_DUST = 1e-6
+"""Less than this is a rounding error, not a token."""
+
+
+class TokenBucket:
+    """Lets `rate` tokens a second pass (0: all), at most one second's worth of them at once. First come, first served.
+
+    In any span of t seconds no more than `rate` × (t + 1) tokens pass.
+    """
+
+    def __init__(self, rate: float, clock: Clock) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._tokens = self._capacity()
+        self._filled = clock.monotonic()
+        self._turn = asyncio.Lock()
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, 0 without a limit. May be read by any thread."""
+        return self._rate
+
+    def set_rate(self, rate: float) -> None:
+        """From now on; who waits notices within a second."""
+        self._fill()
+        if self._rate <= 0:
+            self._tokens = 0.0  # nothing was saved while everything could pass
+        self._rate = rate
+        self._tokens = min(self._tokens, self._capacity())
+
+    async def allow(self, wanted: int) -> int:
+        """Wait until some of `wanted` tokens may pass; how many, at least one unless none were wanted.
+
+        Everything at once without a limit, else about an eighth of a second's worth or more.
+        """
+        if self._rate <= 0 or wanted <= 0:
+            return wanted
+        async with self._turn:
+            while self._rate > 0:
+                self._fill()
+                least = min(wanted, max(self._rate * _GRAIN, 1.0))
+                if self._tokens + _DUST >= least:
+                    granted = min(wanted, int(self._tokens + _DUST))
+                    self._tokens -= granted
+                    return granted
+                # in steps, so that a new rate counts soon
+                wait = (least - self._tokens) / self._rate
+                await self._clock.sleep(min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT))
+        return wanted
+
+    def give_back(self, unused: int) -> None:
+        """Tokens that were allowed but did not pass."""
+        if self._rate > 0 and unused:
+            self._tokens = min(self._tokens + unused, self._capacity())
+
+    def _capacity(self) -> float:
+        return max(self._rate, 1.0)
+
+    def _fill(self) -> None:
+        now = self._clock.monotonic()
+        self._tokens = min(self._tokens + (now - self._filled) * self._rate, self._capacity())
+        self._filled = now
+
+
+class Pace:
+    """Both directions of one storage. Rates in bytes a second, 0: no limit."""
+
+    def __init__(self, clock: Clock, *, upload_bytes: float = 0, download_bytes: float = 0) -> None:
+        self.upload = TokenBucket(upload_bytes, clock)
+        self.download = TokenBucket(download_bytes, clock)
+
+    def set_rates(self, *, upload_bytes: float, download_bytes: float) -> None:
+        """From now on, also for bodies that are on their way."""
+        self.upload.set_rate(upload_bytes)
+        self.download.set_rate(download_bytes)
