@@ -5,8 +5,19 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 _ROOT = Path(__file__).resolve().parent.parent
+
+# Machines that run tests are shared: how long an example took says nothing. In CI the examples are always the same.
+settings.register_profile(
+    "lighterage",
+    deadline=None,
+    derandomize=os.environ.get("CI", "").lower() == "true",
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.load_profile("lighterage")
 
 
 @pytest.fixture(scope="session")

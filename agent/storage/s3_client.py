@@ -5,6 +5,8 @@ Imported when the first `s3://` URL is opened, never before: botocore takes a wh
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import ssl
 from contextlib import AsyncExitStack
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from aiobotocore.config import AioConfig
 from aiobotocore.parsers import AioResponseParserFactory
 from aiobotocore.session import AioSession
-from botocore.utils import conditionally_calculate_md5, parse_timestamp
+from botocore.utils import parse_timestamp
 
 from agent.base.errors import BadCertificate
 from agent.storage.s3_config import AUTO_REGION, S3Config
@@ -74,8 +76,9 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
         )
     )
     events = client.meta.events
-    events.register("before-call.s3.DeleteObjects", _add_content_md5)
+    events.register("before-sign.s3.DeleteObjects", _add_content_md5)
     events.register("before-send.s3", _expect_nothing)
+    events.register("before-call.s3.HeadBucket", _follow_no_redirect)
     return client
 
 
@@ -110,12 +113,18 @@ def _default_region(session: AioSession, config: S3Config) -> str:
     return AUTO_REGION if config.endpoint.endswith(".r2.cloudflarestorage.com") else FALLBACK_REGION
 
 
-def _add_content_md5(params: dict[str, Any], **_: object) -> None:
-    """Stores older than AWS's flexible checksums want this header for batch deletes."""
-    headers = params["headers"]
+def _add_content_md5(request: Any, **_: object) -> None:
+    """Stores older than AWS's flexible checksums want this header for batch deletes. The signature covers it."""
+    headers = request.headers
     for name in [name for name in headers if name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-"))]:
         del headers[name]
-    conditionally_calculate_md5(params)
+    del headers["Content-MD5"]
+    headers["Content-MD5"] = base64.b64encode(hashlib.md5(request.data, usedforsecurity=False).digest()).decode()
+
+
+def _follow_no_redirect(params: dict[str, Any], **_: object) -> None:
+    """botocore asks so where a bucket lives; a store that redirects that as well would be asked for ever."""
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _expect_nothing(request: Any, **_: object) -> None:

@@ -1,6 +1,7 @@
 """Real servers, started once for all tests of this tier."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from itertools import count
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from agent.storage.base import BlobStorage
 from agent.storage.s3 import S3Storage
 from agent.storage.s3_config import S3Config
+from agent.testing.recording_s3 import BUCKET, RecordingS3
 from agent.testing.s3_server import RcloneServer, SeaweedServer
 
 _numbers = count()
@@ -46,3 +48,27 @@ async def s3(seaweed: SeaweedServer) -> AsyncIterator[BlobStorage]:
     storage = await S3Storage.open(config_for(seaweed, "blobs"))
     yield storage
     await storage.close()
+
+
+@pytest.fixture
+async def recording() -> AsyncIterator[RecordingS3]:
+    async with RecordingS3() as server:
+        yield server
+
+
+@asynccontextmanager
+async def opened(server: RecordingS3, **options: object) -> AsyncIterator[S3Storage]:
+    """A storage at the recording server, without further wrappers."""
+    values = {
+        "bucket": BUCKET,
+        "endpoint": server.endpoint,
+        "region": "us-east-1",
+        "access_key": "AKIATEST",
+        "secret_key": "very-secret",
+        **options,
+    }
+    storage = await S3Storage.open(S3Config(**values))  # type: ignore[arg-type]
+    try:
+        yield storage
+    finally:
+        await storage.close()

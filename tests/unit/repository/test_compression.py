@@ -57,7 +57,6 @@ def test_every_cut_of_a_body_is_noticed(vectors: Any) -> None:
                 assert len(decompress(body[:length], vector["plaintext_length"])) < vector["plaintext_length"]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(_WRITTEN), st.binary(max_size=2000), st.integers(1, 50))
 def test_what_is_compressed_reads_back(header_id: int, seed: bytes, times: int) -> None:
     data = seed * times
@@ -124,7 +123,7 @@ def test_names_and_ids_go_both_ways_and_what_is_only_read_is_refused_by_name() -
         header_id_of("brotli")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(_WRITTEN + _READ_ONLY), st.binary(max_size=400), st.binary(max_size=60), st.integers(0, 200))
 def test_garbage_ends_in_a_named_error_or_within_the_limit(
     header_id: int, garbage: bytes, seed: bytes, at: int

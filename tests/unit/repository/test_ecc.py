@@ -40,7 +40,7 @@ def test_every_layout_reads_back_and_its_length_is_known_before(percent: int) ->
         assert correction.unwrap(wrapped) == data
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.sampled_from([1, 5, 7]), st.integers(0, 30_000), st.data())
 def test_two_damaged_spots_are_repaired_anywhere(percent: int, length: int, data: st.DataObject) -> None:
     correction = ErrorCorrection(percent)
@@ -68,7 +68,7 @@ def test_more_damage_than_parity_is_a_named_error() -> None:
         correction.unwrap(damaged)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.binary(max_size=3000), st.sampled_from(_PERCENTS))
 def test_garbage_ends_in_a_named_error(garbage: bytes, percent: int) -> None:
     with contextlib.suppress(CorruptContent):
@@ -76,7 +76,7 @@ def test_garbage_ends_in_a_named_error(garbage: bytes, percent: int) -> None:
 
 
 @given(st.integers(0, 40_000))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_cipher_with_correction_is_used_like_one_without(length: int) -> None:
     cipher = new_cipher(_AES, _KEY, ecc=REED_SOLOMON, overhead_percent=5)
     data = _noise(length)

@@ -134,7 +134,7 @@ async def test_later_versions_compress_contents_where_it_helps() -> None:
     assert await kit.contents.get(text) == b"text " * 1000
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 200_000)), max_size=8), st.integers(0, 100))
 async def test_any_sequence_of_writes_gives_the_object_of_the_whole(runs: list[tuple[int, int]], seed: int) -> None:
     kit = await open_kit(MemoryStorage(), FixedFormat(make_format(max_pack_size=1 << 20)))

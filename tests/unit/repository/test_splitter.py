@@ -85,7 +85,7 @@ def test_the_reference_hash_gives_the_documented_values() -> None:
 _CASES = [(_native.buzhash_cut, _buzhash), (_native.rabin_karp_cut, _rabin_karp)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(_CASES),
     st.binary(min_size=1, max_size=64),

@@ -288,6 +288,6 @@ class WritingMachine(RuleBasedStateMachine):
 
 
 WritingMachine.TestCase.settings = settings(
-    max_examples=15, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=12, suppress_health_check=list(HealthCheck)
 )
 TestWriting = WritingMachine.TestCase

@@ -56,7 +56,7 @@ def test_each_bad_byte_of_a_name_is_one_replacement_character() -> None:
 _pieces = st.sampled_from(["a", "b", "*", "**", "?", "/", "[ab]", "[!a]", "**/", "/**", "\\*", "x"])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(
     pattern=st.lists(_pieces, min_size=1, max_size=7).map("".join),
     path=st.lists(st.text("abx", min_size=1, max_size=3), min_size=1, max_size=4).map(lambda p: "/" + "/".join(p)),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import _native
@@ -429,7 +429,7 @@ def _expected(tree: dict) -> dict:  # type: ignore[type-arg]
 
 
 @pytest.mark.skipif(not ROOT, reason="modes without read permission can be read back by root only")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(tree=_tree, metadata=_metadata)
 def test_any_tree_that_is_written_is_read_back_equal(tree: tuple[str, dict], metadata: Metadata) -> None:  # type: ignore[type-arg]
     with tempfile.TemporaryDirectory() as folder:
