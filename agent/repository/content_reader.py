@@ -229,7 +229,7 @@ def _checked(cid: ContentId, entry: IndexEntry | None) -> IndexEntry:
     if entry is None:
         raise ContentNotFound(
             f"content {content_text(cid)} is in no index",
-            hint="it was collected as unreferenced, or an index blob is lost; `lighter repository repair` looks for it",
+            hint="it was collected as unreferenced, or an index is lost: try `lighter repository repair-index`",
         )
     if entry.packed_length > MAX_PACKED_LENGTH or entry.original_length > MAX_CONTENT_LENGTH:
         raise CorruptContent(f"{describe(entry)} is larger than a content can be")

@@ -17,7 +17,8 @@ import msgspec
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import BlobExists, RepositoryExists, UsageError
 from agent.repository import gojson
-from agent.repository.encryption import DEFAULT_ENCRYPTION, ContentCipher
+from agent.repository.ecc import REED_SOLOMON, new_cipher
+from agent.repository.encryption import DEFAULT_ENCRYPTION
 from agent.repository.format_blob import (
     BLOBCFG_BLOB,
     DEFAULT_EPOCH_PARAMETERS,
@@ -61,6 +62,7 @@ class CreateOptions:
     splitter: str = DEFAULT_SPLITTER
     key_algorithm: str = DEFAULT_KEY_ALGORITHM
     ecc: str = ""
+    """`REED-SOLOMON-CRC32`, or none. The overhead below is that of its parity, 1 to 100."""
     ecc_overhead_percent: int = 0
     max_pack_size: int = DEFAULT_MAX_PACK_SIZE
     epoch_parameters: EpochParameters = DEFAULT_EPOCH_PARAMETERS
@@ -113,10 +115,10 @@ def check_options(password: str, options: CreateOptions) -> None:
     user, at, host = options.maintenance_owner.partition("@")
     if not (user and at and host):
         raise UsageError(f"the maintenance owner {options.maintenance_owner[:200]!r} is not of the form user@host")
-    if options.ecc or options.ecc_overhead_percent:
+    if bool(options.ecc) != bool(options.ecc_overhead_percent) or not 0 <= options.ecc_overhead_percent <= 100:
         raise UsageError(
-            "repositories with error correction can be read, but not created",
-            hint="leave error correction to the object store",
+            f"error correction {options.ecc[:80]!r} with {options.ecc_overhead_percent} % overhead makes no sense",
+            hint=f"give both, {REED_SOLOMON} and 1 to 100 percent, or none",
         )
     if options.object_lock is not None:
         options.object_lock.check()
@@ -130,7 +132,9 @@ def check_options(password: str, options: CreateOptions) -> None:
             raise UsageError(f"format version {options.format_version} cannot be without epochs")
         options.epoch_parameters.check()
     new_hasher(options.hash, bytes(_SECRET_LENGTH))
-    ContentCipher(options.encryption, bytes(_SECRET_LENGTH))
+    new_cipher(
+        options.encryption, bytes(_SECRET_LENGTH), ecc=options.ecc, overhead_percent=options.ecc_overhead_percent
+    )
     new_splitter(options.splitter)
 
 
@@ -151,6 +155,8 @@ async def _write_format(
         epoch_parameters=options.epoch_parameters if epochs else EpochParameters(),
         enable_password_change=epochs,
         splitter=options.splitter,
+        ecc=options.ecc,
+        ecc_overhead_percent=options.ecc_overhead_percent,
     )
     envelope = build_envelope(unique_id, options.key_algorithm, key, inner, build_version=_BUILD_VERSION)
     created = open_format(envelope, key)

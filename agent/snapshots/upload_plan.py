@@ -12,9 +12,9 @@ SMALL_FILE = 128 * 1024
 """Files up to this size are read in batches, unless chunks can be smaller than that."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FilePlan:
-    """How a file is stored."""
+    """How a file is stored. Compared by identity: `Plans` makes each once, and files are grouped by it."""
 
     splitter: Splitter
     compression: int = 0
@@ -39,11 +39,17 @@ class Plans:
         self._index_version = index_version
         self._velero = velero
         self._plans: dict[tuple[str, str, int], FilePlan] = {}
+        self._last: tuple[Policy, str, FilePlan] | None = None
 
     def file(self, policy: Policy, name: bytes, size: int) -> FilePlan:
         """For a file of this name and size."""
         compressor = "" if self._velero else policy.compression.compressor_for(name, size)
-        return self._plan(policy, compressor)
+        last = self._last
+        if last is not None and last[0] is policy and last[1] == compressor:
+            return last[2]
+        plan = self._plan(policy, compressor)
+        self._last = (policy, compressor, plan)
+        return plan
 
     def _plan(self, policy: Policy, compressor: str) -> FilePlan:
         above = policy.upload.parallel_upload_above_size

@@ -73,6 +73,17 @@ class Run:
     ignore_rules: bool = True
 
 
+class _Batch:
+    """Small files that will be read together."""
+
+    __slots__ = ("limit", "places", "size")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.places: list[int] = []
+        self.size = 0
+
+
 class TreeUpload:
     """One walk of one tree."""
 
@@ -228,31 +239,35 @@ class TreeUpload:
         """Have the files and links at these places read and written."""
         uploads, reader, policy = self._run.uploads, span.frame.reader, self._policy(span.frame)
         links: list[int] = []
-        batches: dict[FilePlan, list[int]] = {}
-        waiting: dict[FilePlan, int] = {}
+        batches: dict[FilePlan, _Batch] = {}
+        plan_for, names, attributes, sizes = self._run.plans.file, span.names, span.attributes, span.sizes
 
-        def send(plan: FilePlan) -> None:
-            chosen = batches.pop(plan)
-            names = [span.names[i] for i in chosen]
-            room = waiting.pop(plan) + plan.small_limit
-            span.jobs.append((chosen, uploads.small(reader, names, plan.small_limit, room, plan)))
+        def send(plan: FilePlan, batch: _Batch) -> None:
+            chosen, wanted = batch.places, [names[i] for i in batch.places]
+            room = batch.size + plan.small_limit
+            span.jobs.append((chosen, uploads.small(reader, wanted, plan.small_limit, room, plan)))
+            batch.places, batch.size = [], 0
 
         for i in new:
-            size = span.sizes[i]
-            if span.attributes[i].mode & TYPE_BITS == stat.S_IFLNK:
+            size = sizes[i]
+            if attributes[i].mode & TYPE_BITS == stat.S_IFLNK:
                 links.append(i)
                 continue
-            self.stats.non_cached_files += 1
-            plan = self._run.plans.file(policy, span.names[i], size)
-            if size > plan.small_limit:
-                span.large.append((i, uploads.large(reader, span.names[i], size, plan)))
+            plan = plan_for(policy, names[i], size)
+            batch = batches.get(plan)
+            if batch is None:
+                batch = batches[plan] = _Batch(plan.small_limit)
+            if size > batch.limit:
+                span.large.append((i, uploads.large(reader, names[i], size, plan)))
                 continue
-            batches.setdefault(plan, []).append(i)
-            waiting[plan] = waiting.get(plan, 0) + size
-            if len(batches[plan]) >= BATCH_FILES or waiting[plan] >= BATCH_BYTES:
-                send(plan)
-        for plan in list(batches):
-            send(plan)
+            batch.places.append(i)
+            batch.size += size
+            if len(batch.places) >= BATCH_FILES or batch.size >= BATCH_BYTES:
+                send(plan, batch)
+        self.stats.non_cached_files += len(new) - len(links)
+        for plan, batch in batches.items():
+            if batch.places:
+                send(plan, batch)
         for start in range(0, len(links), BATCH_FILES):
             chosen = links[start : start + BATCH_FILES]
             span.jobs.append((chosen, uploads.links(reader, [span.names[i] for i in chosen])))
@@ -283,6 +298,7 @@ class TreeUpload:
             if not job.done():
                 return job
             span.jobs.popleft()
+            self._run.progress.done(sum(isinstance(stored, Stored) for stored in job.result()))
             for i, stored in zip(chosen, job.result(), strict=True):
                 if stored is None:
                     size = span.sizes[i]
@@ -296,6 +312,7 @@ class TreeUpload:
             if not file.result.done():
                 return file.result
             span.large.popleft()
+            self._run.progress.done(isinstance(file.result.result(), Stored))
             self._stored(span, i, file.result.result())
         return None
 
@@ -320,7 +337,6 @@ class TreeUpload:
             self.stats.total_size += stored.size
             if after.mtime_ns != before.mtime_ns or stored.size != before.size:
                 self.warn(f"{span.frame.below(span.names[i])} changed while it was read")
-        self._run.progress.done(1)
 
     def _apply(self, span: Span) -> None:
         """Put the files of a span into their directory."""

@@ -370,7 +370,7 @@ _metadata = st.builds(
     mode=st.integers(0, 0o7777),
     uid=st.integers(0, 65535) if ROOT else st.just(UID),
     gid=st.integers(0, 65535) if ROOT else st.just(GID),
-    mtime_ns=st.integers(-(2**31 - 1) * 10**9, 2**33 * 10**9),
+    mtime_ns=st.integers(-(2**31 - 2) * 10**9, 2**33 * 10**9),
 )
 _file = st.tuples(st.just("file"), _metadata, st.binary(max_size=3000))
 _link = st.tuples(st.just("link"), _metadata, st.binary(min_size=1, max_size=200).filter(lambda t: 0 not in t))
