@@ -7,7 +7,7 @@ from typing_extensions import Buffer
 
 _Key = TypeVar("_Key", bound=bytes)
 
-# entry.c: directory entries as JSON (§7.3)
+# entry.c, scan.c: directory entries as JSON (§7.3)
 
 class EntryAttributes(Protocol):
     """What a directory entry keeps of lstat; `agent.volumes.attributes.Attributes` is one."""
@@ -50,9 +50,9 @@ def split_elements(data: Buffer, start: int, state: int, /) -> tuple[list[bytes]
 def unchanged_run(prefixes: list[bytes], i: int, raws: list[bytes], j: int, /) -> int:
     """How many entries in a row, from `raws[j]`, are their `prefixes[i]`, an object id and nothing else."""
 
-# tree.c. A name is one raw component of a path; anything else (empty, `.`, `..`, with `/` or NUL) is EINVAL for its
-# item. A stat tuple is (mode, size, mtime_ns, uid, gid, dev, ino, nlink, rdev). An int in place of a result is an
-# errno.
+# tree_read.c, tree_write.c. A name is one raw component of a path; anything else (empty, `.`, `..`, with `/` or NUL)
+# is EINVAL for its item. A stat tuple is (mode, size, mtime_ns, uid, gid, dev, ino, nlink, rdev). An int in place of a
+# result is an errno.
 
 def list_names(directory: int, /) -> list[tuple[bytes, int]]:
     """The next names of an open directory (up to 128 KiB of kernel entries) with their `d_type`; empty at the end."""

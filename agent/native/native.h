@@ -10,7 +10,9 @@ extern PyMethodDef hash_methods[];
 extern PyMethodDef split_methods[];
 extern PyMethodDef index_methods[];
 extern PyMethodDef build_methods[];
-extern PyMethodDef tree_methods[];
+extern PyMethodDef tree_read_methods[];
+extern PyMethodDef tree_write_methods[];
 extern PyMethodDef entry_methods[];
+extern PyMethodDef scan_methods[];
 
 #endif

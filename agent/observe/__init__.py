@@ -1,1 +1,0 @@
-"""Log, metrics, traces: one small facade each. Imports only `agent.base`."""
