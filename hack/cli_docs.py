@@ -26,7 +26,7 @@ _INTRO = """\
 Results go to standard output, progress, warnings and errors to standard error.
 
 **Which repository.** `--repo URL`, else `LIGHTER_REPO` of the environment, else what `lighter connect` remembered.
-`URL` is `file:///abs/path` or `s3://bucket/prefix?endpoint=http://127.0.0.1:8333&region=us-east-1&path_style=true`;
+`URL` is a folder, `file:///abs/path` or `s3://bucket/prefix?endpoint=http://127.0.0.1:8333&region=us-east-1&path_style=true`;
 keys for S3 come from the AWS environment, profile or credential file.
 
 **Which password.** `--password-file FILE`, else `LIGHTER_PASSWORD_FILE`, else `LIGHTER_PASSWORD`, else the file that

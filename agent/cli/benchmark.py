@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from agent.base.errors import AlgorithmUnsupported, UsageError
-from agent.cli.connection import Connection, remembered
+from agent.cli.connection import Connection, as_url, remembered
 from agent.cli.console import json_result, note, print_json, print_table, say, size_text
 from agent.cli.options import size_value
 from agent.cli.run import run
@@ -201,7 +201,7 @@ def _compressors(seconds: float) -> list[CompressorSpeed]:
 
 def _store(url: str, size: int, requests: int) -> list[StoreSpeed]:
     connection = Connection(
-        url=url,
+        url=as_url(url),
         password_file="",
         cache_dir=None,
         cache_limit=0,

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 import click
 import msgspec
@@ -162,10 +163,17 @@ def remembered() -> Remembered | None:
         ) from error
 
 
+def as_url(text: str) -> str:
+    """A URL as it is, a path of a folder as the URL of that folder."""
+    return text if "://" in text or text.startswith("file:") else f"file://{quote(os.path.abspath(text))}"
+
+
 def repository_options(command: Callable[..., _R]) -> Callable[..., _R]:
     """The options every command that opens a repository has; the command gets one `connection` argument instead."""
 
-    @click.option("--repo", "-r", envvar="LIGHTER_REPO", metavar="URL", help="file:///abs/path or s3://bucket/prefix?…")
+    @click.option(
+        "--repo", "-r", envvar="LIGHTER_REPO", metavar="URL", help="A folder, file:///abs/path or s3://bucket/prefix?…"
+    )
     @click.option(
         "--password-file", "-p", envvar="LIGHTER_PASSWORD_FILE", metavar="FILE", help="File with the password."
     )
@@ -200,7 +208,7 @@ def repository_options(command: Callable[..., _R]) -> Callable[..., _R]:
 
             cache_dir = Path(known.cache_dir) if known and known.cache_dir else user_cache_path("lighterage")
         connection = Connection(
-            url=url,
+            url=as_url(url),
             password_file=password_file or "",
             cache_dir=None if no_cache else cache_dir,
             cache_limit=cache_limit,

@@ -73,7 +73,7 @@ async def find_entry(objects: Objects, root: Entry, path: tuple[str, ...]) -> En
         here = "/".join(path[:depth])
         if entry.type != DIRECTORY:
             raise PathNotInSnapshot(
-                f"{'/'.join(path)!r} is not in the snapshot: {here or 'its root'!r} is no directory",
+                f"{'/'.join(path)!r} is not in the snapshot: {repr(here) if here else 'its root'} is no directory",
                 hint="look around with `lighter ls`",
             )
         found: Entry | None = None
@@ -82,8 +82,9 @@ async def find_entry(objects: Objects, root: Entry, path: tuple[str, ...]) -> En
                 if candidate.name == name:
                     found = candidate
         if found is None:
+            where = repr(here) if here else "its root"
             raise PathNotInSnapshot(
-                f"{'/'.join(path)!r} is not in the snapshot: {here or 'its root'!r} has no entry {name!r}",
+                f"{'/'.join(path)!r} is not in the snapshot: {where} has no entry {name!r}",
                 hint="look around with `lighter ls`",
             )
         entry = found

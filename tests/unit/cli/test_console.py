@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from agent.base.errors import CanceledError, SnapshotNotFound
 from agent.cli import console
+from agent.cli.connection import as_url
 from agent.cli.options import parse_tags
 from agent.cli.progress import Frame
 from agent.cli.run import run
@@ -101,3 +103,9 @@ def test_a_progress_line_says_share_amount_and_rate() -> None:
 
 def test_tags_are_stored_as_kopia_stores_them() -> None:
     assert parse_tags(("app:shop", "empty:")) == {"tag:app": "shop", "tag:empty": ""}
+
+
+def test_a_plain_path_names_a_repository_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert as_url("some folder") == f"file://{tmp_path}/some%20folder"
+    assert as_url("s3://bucket/prefix") == "s3://bucket/prefix"
