@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv native lint types layers unit storage interop test demo bench lock clean
+.PHONY: help venv native lint types layers unit storage interop crash test demo bench lock clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,7 +36,10 @@ storage: venv  ## storage tests against real servers on loopback
 interop: venv  ## against a live kopia, both ways
 	$(BIN)/pytest tests/interop
 
-test: lint types layers unit storage interop  ## everything that has to pass
+crash: venv  ## die, fail, cancel at any point (CRASH_SEED=n repeats a run)
+	$(BIN)/pytest tests/crash -n 2
+
+test: lint types layers unit storage interop crash  ## everything that has to pass
 
 demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
 	$(BIN)/python -m hack.demo
