@@ -143,8 +143,9 @@ class _ChunkWriter:
 class _ListWriter:
     """The list above several chunks; of a single chunk the object id is the chunk's own."""
 
-    def __init__(self, objects: ObjectFormat, prefix: int) -> None:
+    def __init__(self, objects: ObjectFormat, prefix: int, compression: int | None = None) -> None:
         self._objects = objects
+        self._compression = objects.metadata_compression if compression is None else compression
         self._prefix = prefix or INDIRECT_PREFIX
         self._first: tuple[int, ObjectId] | None = None
         self._list: ObjectWriter | None = None
@@ -156,8 +157,10 @@ class _ListWriter:
             self._first = (length, object_id)
             return
         if self._list is None:
-            compression = self._objects.metadata_compression
-            self._list = ObjectWriter(self._objects, self._objects.splitter, self._prefix, compression)
+            # Contents and the list above them, if there are so many, are compressed alike.
+            self._list = ObjectWriter(
+                self._objects, self._objects.splitter, self._prefix, self._compression, self._compression
+            )
             self._list.write(_LIST_START)
             self._write_entry(self._list, *self._first)
         self._list.write(b",")
@@ -182,8 +185,15 @@ class _ListWriter:
 class ObjectWriter:
     """Writes one object. Not thread-safe; many may run at once."""
 
-    def __init__(self, objects: ObjectFormat, splitter: Splitter, prefix: int, compression: int) -> None:
-        self._list = _ListWriter(objects, prefix)
+    def __init__(
+        self,
+        objects: ObjectFormat,
+        splitter: Splitter,
+        prefix: int,
+        compression: int,
+        list_compression: int | None = None,
+    ) -> None:
+        self._list = _ListWriter(objects, prefix, list_compression)
         self._chunks = _ChunkWriter(objects.contents, splitter, prefix, compression, self._receive)
 
     def write(self, data: Buffer) -> None:
@@ -224,14 +234,22 @@ def write_chunk(contents: ContentWriter, data: Buffer, prefix: int, compression:
     return Chunk(len(data), contents.write_content(data, prefix, compression), False)
 
 
-def assemble(objects: ObjectFormat, entries: Iterable[tuple[int, ObjectId]], prefix: int = NO_PREFIX) -> ObjectId:
-    """The object made of these (length, object id), in order, at least one; a list is written for several."""
-    writer = _ListWriter(objects, prefix)
+def assemble(
+    objects: ObjectFormat,
+    entries: Iterable[tuple[int, ObjectId]],
+    prefix: int = NO_PREFIX,
+    compression: int | None = None,
+) -> ObjectId:
+    """The object made of these (length, object id), in order, at least one; a list is written for several, with this
+    compression or the writer's own for metadata.
+    """
+    writer = _ListWriter(objects, prefix, compression)
     for length, object_id in entries:
         writer.append(length, object_id)
     return writer.finish()
 
 
-def concatenate(objects: ObjectFormat, parts: Iterable[ObjectPart]) -> ObjectId:
+def concatenate(objects: ObjectFormat, parts: Iterable[ObjectPart], compression: int | None = None) -> ObjectId:
     """The object made of these parts, at least one, each cut by a fresh splitter (§6.2, §14.7)."""
-    return assemble(objects, ((chunk.length, chunk.object_id) for part in parts for chunk in part))
+    entries = ((chunk.length, chunk.object_id) for part in parts for chunk in part)
+    return assemble(objects, entries, NO_PREFIX, compression)

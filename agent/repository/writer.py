@@ -139,13 +139,17 @@ class RepositoryWriter:
         chosen = self._objects.splitter if splitter is None else new_splitter(splitter)
         return PartWriter(self._objects, chosen, compression)
 
-    def assemble(self, entries: Iterable[tuple[int, ObjectId]], prefix: int = NO_PREFIX) -> ObjectId:
-        """The object made of these (length, object id) in order; a list is written when there are several."""
-        return assemble(self._objects, entries, prefix)
+    def assemble(
+        self, entries: Iterable[tuple[int, ObjectId]], prefix: int = NO_PREFIX, compression: int | None = None
+    ) -> ObjectId:
+        """The object made of these (length, object id) in order; a list is written when there are several, with this
+        compression or the one of `WriterOptions`.
+        """
+        return assemble(self._objects, entries, prefix, compression)
 
-    def concatenate(self, parts: Iterable[ObjectPart]) -> ObjectId:
-        """The object made of these parts in order."""
-        return concatenate(self._objects, parts)
+    def concatenate(self, parts: Iterable[ObjectPart], compression: int | None = None) -> ObjectId:
+        """The object made of these parts in order; its list as by `assemble`."""
+        return concatenate(self._objects, parts, compression)
 
     async def put_manifest(self, labels: Mapping[str, str], data: Mapping[str, JsonValue] | msgspec.Raw) -> ManifestId:
         """A new manifest, in the repository after the next `flush`. Everything it refers to must be written already.

@@ -36,12 +36,14 @@ class UploadSink(Protocol):
         """Begin a file that is written bytes by bytes."""
         ...
 
-    def concatenate(self, parts: Iterable[ObjectPart]) -> ObjectId:
-        """The object made of these parts in order."""
+    def concatenate(self, parts: Iterable[ObjectPart], compression: int | None = None) -> ObjectId:
+        """The object made of these parts in order; `compression` is that of its list."""
         ...
 
-    def assemble(self, entries: Iterable[tuple[int, ObjectId]], prefix: int = NO_PREFIX) -> ObjectId:
-        """The object made of these (length, object id), in order, at least one."""
+    def assemble(
+        self, entries: Iterable[tuple[int, ObjectId]], prefix: int = NO_PREFIX, compression: int | None = None
+    ) -> ObjectId:
+        """The object made of these (length, object id), in order, at least one; `compression` is that of its list."""
         ...
 
 
@@ -142,7 +144,7 @@ class DirectoryObject:
         """Close the directory; the object id."""
         self._buffer += self._encoder.end(summary)
         self._cut()
-        return self._sink.assemble(self._with_last(), DIRECTORY_PREFIX)
+        return self._sink.assemble(self._with_last(), DIRECTORY_PREFIX, self._compression)
 
     def checkpoint(self, more: Sequence[bytes], summary: DirectorySummary) -> ObjectId:
         """The directory as it stands with `more` entries behind; it goes on as if nothing had been."""

@@ -128,7 +128,7 @@ class FileUploads:
     def _whole(self, data: bytes, plan: FilePlan) -> ObjectId:
         part = self._sink.new_part(plan.compression, plan.splitter.name)
         part.write(data)
-        return self._sink.concatenate([part.finish()])
+        return self._sink.concatenate([part.finish()], plan.list_compression)
 
     # ---- large files ----
 
@@ -146,7 +146,7 @@ class FileUploads:
             file.parts.append(chunks)
             self._read_part(source, 0, size, holes=holes, plan=plan, chunks=chunks)
             chunks.wait(self._cancellation)
-            return Stored(self._sink.assemble(chunks.done()), chunks.length, 1, None)
+            return Stored(self._sink.assemble(chunks.done(), compression=plan.list_compression), chunks.length, 1, None)
 
         self._readers.submit(self._run, file, store)
         return file
@@ -178,7 +178,8 @@ class FileUploads:
                 self._read_part(opened, start, end, holes=holes, plan=plan, chunks=chunks)
             for chunks in file.parts:
                 chunks.wait(self._cancellation)
-        obj = self._sink.assemble(chunk for chunks in file.parts for chunk in chunks.done())
+        entries = (chunk for chunks in file.parts for chunk in chunks.done())
+        obj = self._sink.assemble(entries, compression=plan.list_compression)
         return Stored(obj, sum(chunks.length for chunks in file.parts), count, attributes)
 
     def _serial(self, source: ChunkSource, attributes: Attributes, plan: FilePlan) -> Stored:
@@ -197,7 +198,7 @@ class FileUploads:
                     break
         finally:
             slab.release()
-        return Stored(self._sink.concatenate([part.finish()]), at, 1, attributes)
+        return Stored(self._sink.concatenate([part.finish()], plan.list_compression), at, 1, attributes)
 
     def _read_part(
         self, source: ChunkSource, start: int, end: int | None, *, holes: Holes, plan: FilePlan, chunks: Chunks

@@ -23,6 +23,8 @@ class FilePlan:
     """Files beyond it are stored in parts of this size; 0: never."""
     whole_objects: bool = False
     """Compression is that of objects (format version 1), so that chunks cannot be written as bare contents."""
+    list_compression: int | None = None
+    """Header id for lists of chunks; None: the writer's own."""
 
     @property
     def small_limit(self) -> int:
@@ -38,7 +40,7 @@ class Plans:
         self.splitter = new_splitter(splitter)
         self._index_version = index_version
         self._velero = velero
-        self._plans: dict[tuple[str, str, int], FilePlan] = {}
+        self._plans: dict[tuple[str, str, int, int | None], FilePlan] = {}
         self._last: tuple[Policy, str, FilePlan] | None = None
 
     def file(self, policy: Policy, name: bytes, size: int) -> FilePlan:
@@ -53,12 +55,14 @@ class Plans:
 
     def _plan(self, policy: Policy, compressor: str) -> FilePlan:
         above = policy.upload.parallel_upload_above_size
-        key = (compressor, "" if self._velero else policy.splitter.algorithm, above if above and above > 0 else 0)
+        lists = None if self._velero else self.metadata(policy)
+        algorithm = "" if self._velero else policy.splitter.algorithm
+        key = (compressor, algorithm, above if above and above > 0 else 0, lists)
         plan = self._plans.get(key)
         if plan is None:
             splitter = new_splitter(key[1]) if key[1] else self.splitter
             header = _writable(compressor)
-            plan = self._plans[key] = FilePlan(splitter, header, key[2], self._index_version == 1)
+            plan = self._plans[key] = FilePlan(splitter, header, key[2], self._index_version == 1, lists)
         return plan
 
     def metadata(self, policy: Policy) -> int:

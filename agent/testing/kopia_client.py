@@ -1,7 +1,8 @@
 """A live `kopia` command as the other side of a test or measurement.
 
 Each `KopiaClient` is one client of one repository folder with its own configuration, cache and logs, so that several of
-them can be at work at once. Maintenance never runs by itself: a test that wants it says so.
+them can be at work at once. It sees what others wrote at once, not half a minute later. Maintenance never runs by
+itself: a test that wants it says so.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class KopiaClient:
             "filesystem",
             f"--path={self.repository}",
             f"--cache-directory={self.home}/cache",
+            "--max-list-cache-duration=0s",
             "--override-hostname=default",
             "--override-username=default",
             *options,
