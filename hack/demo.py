@@ -33,9 +33,9 @@ def say(text: str) -> None:
 
 def lighter(*args: str) -> dict[str, object]:
     """Run one command, show it, and return its JSON result with wall seconds and peak memory added."""
-    say(f"\n$ lighter {' '.join(a for a in args if a != '--json')}")
+    say(f"\n$ lighter {' '.join(args)}")
     started = time.monotonic()
-    process = subprocess.Popen([LIGHTER, *args], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([LIGHTER, *args, "--json"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -56,15 +56,19 @@ def size(count: object) -> str:
     return f"{value:.1f} GiB"
 
 
+def requests(result: dict[str, object]) -> str:
+    counts = result["requests"]
+    assert isinstance(counts, dict)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()) if count)
+
+
 def report_backup(result: dict[str, object]) -> None:
-    requests = result["requests"]
-    assert isinstance(requests, dict)
     rate = float(str(result["bytes"])) / float(str(result["wall"])) / 1e6
     say(
         f"  {result['files']} files in {result['directories']} folders, {size(result['bytes'])}, "
         f"{size(result['newBytes'])} new; {result['wall']:.1f} s, {rate:.0f} MB/s, peak memory {size(result['peak'])}"
     )
-    say(f"  requests to the store: {', '.join(f'{n} {kind}' for kind, n in sorted(requests.items()) if n)}")
+    say(f"  requests to the store: {requests(result)}")
     say(f"  snapshot {result['snapshotID']}, root {result['rootObjectID']}")
 
 
@@ -150,21 +154,24 @@ def main() -> None:
         shutil.copytree(volume, tree, symlinks=True, ignore=shutil.ignore_patterns("site-packages"))
         password = work / "password"
         password.write_text("demo-passw0rd")
-        at = ["--repo", url, "--password-file", str(password), "--cache-dir", str(work / "cache"), "--json"]
-        lighter("repository", "create", *at)
-        report_backup(lighter("backup", str(tree), *at))
+        os.environ.update(LIGHTER_REPO=url, LIGHTER_PASSWORD_FILE=str(password), LIGHTER_CACHE_DIR=str(work / "cache"))
+        os.chdir(work)
+        say(f"in {work}, with LIGHTER_REPO={url} and LIGHTER_PASSWORD_FILE set")
+        lighter("repository", "create")
+        report_backup(lighter("backup", "volume"))
         say("\na day goes by")
         change(tree)
-        second = lighter("backup", str(tree), *at)
+        second = lighter("backup", "volume")
         report_backup(second)
-        restored = work / "restored"
-        result = lighter("restore", str(second["snapshotID"]), str(restored), *at)
+        result = lighter("restore", "latest", "restored")
         rate = float(str(second["bytes"])) / float(str(result["wall"])) / 1e6
         say(f"  {result['wall']:.1f} s, {rate:.0f} MB/s, peak memory {size(result['peak'])}")
-        compare(tree, restored)
-        verified = lighter("verify", *at)
+        say(f"  requests to the store: {requests(result)}")
+        compare(tree, work / "restored")
+        verified = lighter("verify")
         say(f"  every file of every snapshot was read and hashed in {verified['wall']:.1f} s")
-        lighter("repository", "verify", *at)
+        checked = lighter("repository", "verify")
+        say(f"  {checked['blobs']} blobs with {size(checked['bytes'])}: everything that they should hold is there")
         say("\nAll is well; removing what the demo made.")
 
 

@@ -141,7 +141,7 @@ def backup(
     started = time.monotonic()
 
     def interrupt() -> None:
-        note("Interrupted: saving what there is. Once more ends it at once.")
+        note("\nInterrupted: saving what there is. Once more ends it at once.")
         cancellation.cancel()
 
     async def work() -> BackupResult:

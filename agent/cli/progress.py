@@ -99,7 +99,7 @@ async def _bar(verb: str, frame: Callable[[], Frame]) -> None:
         columns.append(TextColumn("{task.fields[current]}", markup=False))
     rate = _Rate()
     with Progress(*columns, console=console, transient=True, refresh_per_second=5, expand=False) as progress:
-        task = progress.add_task(verb, total=None, amount="", rate="", current="")
+        task = progress.add_task(verb, total=None, amount=_amount(frame()), rate="", current="")
         while True:
             now = frame()
             progress.update(

@@ -150,8 +150,8 @@ def _format_facts(info: FormatInfo) -> list[tuple[str, str]]:
 @click.option("--hash", "hash_name", metavar="NAME", help="Hash that names contents.  [default: BLAKE2B-256-128]")
 @click.option("--encryption", metavar="NAME", help="Cipher.  [default: AES256-GCM-HMAC-SHA256]")
 @click.option("--splitter", metavar="NAME", help="Where files are cut.  [default: DYNAMIC-4M-BUZHASH]")
-@click.option("--ecc", metavar="NAME", default="", help="Error correction; can be read, not yet created.")
-@click.option("--ecc-overhead", type=click.IntRange(0, 100), default=0, metavar="PERCENT", help="Its share of bytes.")
+@click.option("--ecc", metavar="NAME", default="", help="Error correction: REED-SOLOMON-CRC32.  [default: none]")
+@click.option("--ecc-overhead", type=click.IntRange(0, 100), default=0, metavar="PERCENT", help="Bytes spent on it.")
 @click.option("--pack-size", callback=size_value, metavar="SIZE", help="10 to 120 MiB.  [default: 20MiB]")
 @click.option("--key-derivation", metavar="NAME", help="How the password becomes a key.  [default: scrypt-65536-8-1]")
 @click.option(

@@ -259,6 +259,7 @@ class TreeUpload:
                 batch = batches[plan] = _Batch(plan.small_limit)
             if size > batch.limit:
                 span.large.append((i, uploads.large(reader, names[i], size, plan)))
+                self._run.progress.current = span.frame.below(names[i])
                 continue
             batch.places.append(i)
             batch.size += size
