@@ -101,7 +101,10 @@ class DiskCache:
     """Files `name` = data || MAC below `folder`, at most `limit` bytes of them. See `LocalCache`."""
 
     def __init__(self, folder: str, key: bytes, limit: int) -> None:
-        """`key` is the local cache key (§3.3), at most 64 bytes. Makes the folder, for this user only."""
+        """`key` is the local cache key (§3.3), at most 64 bytes. Makes the folder, for this user only.
+
+        Raises `OSError` when it cannot.
+        """
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._folder = folder
         self._key = key
@@ -235,12 +238,20 @@ class _Total:
 
 
 def unnamed_mapping(data: Buffer) -> memoryview:
-    """A read-only mapping of a temporary file that holds `data` and has no name: off the heap, gone when unused."""
+    """A read-only mapping of a temporary file that holds `data` and has no name: off the heap, gone when unused.
+
+    Of anonymous memory when there is no place for temporary files.
+    """
     if not len(data):
         return memoryview(b"")
-    with tempfile.TemporaryFile() as file:
-        _write_all(file.fileno(), data)
-        return memoryview(mmap.mmap(file.fileno(), len(data), access=mmap.ACCESS_READ))
+    try:
+        with tempfile.TemporaryFile() as file:
+            _write_all(file.fileno(), data)
+            return memoryview(mmap.mmap(file.fileno(), len(data), access=mmap.ACCESS_READ))
+    except OSError:
+        mapping = mmap.mmap(-1, len(data))
+        mapping.write(data)
+        return memoryview(mapping).toreadonly()
 
 
 def _write_all(fd: int, data: Buffer) -> None:

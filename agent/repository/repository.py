@@ -239,7 +239,10 @@ def _open_caches(
     def files(name: str, limit: int) -> LocalCache:
         if folder is None:
             return PrivateCache(limit)
-        return DiskCache(str(folder / name), repository_format.cache_key, limit)
+        try:
+            return DiskCache(str(folder / name), repository_format.cache_key, limit)
+        except OSError:  # read-only, or full: a cache is never worth an error
+            return PrivateCache(limit)
 
     return _Caches(
         IndexCache(files(_INDEX_FOLDER, options.index_cache_bytes)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import UsageError
@@ -15,7 +15,7 @@ from agent.storage.limit import LimitedStorage, Limits
 from agent.storage.meter import MeteredStorage
 from agent.storage.pace import Pace
 from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
-from agent.storage.s3_config import S3Config, parse_s3_url
+from agent.storage.s3_config import S3Config, parse_s3_url, split_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ async def open_storage(url: str, *, create: bool = False, options: StorageOption
     `BucketNotFound`, `AccessDenied` and the other leaves of `StorageError`.
     """
     options = options or StorageOptions()
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme == "file":
         pace = Pace(options.clock)
         folder = await FilesystemStorage.open(folder_of(url), create=create, pace=pace)
@@ -80,7 +80,7 @@ async def open_s3_storage(config: S3Config, *, options: StorageOptions | None = 
 
 def folder_of(url: str) -> str:
     """The path that a `file:` URL names. Raises `UsageError`."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     path = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
         raise UsageError(f"storage URL {url!r} names no absolute path", hint="write file:///abs/path, three slashes")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from agent.base.errors import UsageError
 
@@ -112,6 +112,16 @@ class S3Config:
         return max(self.multipart_part_size, -(-length // _MAX_PARTS))
 
 
+def split_url(url: str) -> SplitResult:
+    """The parts of a storage URL. Raises `UsageError`."""
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise UsageError(
+            f"storage URL {url!r} cannot be understood: {error}", hint="use file:///abs/path or s3://bucket/prefix"
+        ) from error
+
+
 def _check_endpoint(endpoint: str) -> None:
     try:
         parts = urlsplit(endpoint)
@@ -176,7 +186,7 @@ def parse_s3_url(url: str, environment: Mapping[str, str]) -> S3Config:
     `LIGHTERAGE_S3_CUSTOMER_KEY` (base64) come from `environment`, and so does `AWS_ENDPOINT_URL_S3` or
     `AWS_ENDPOINT_URL` when the URL names no endpoint. Raises `UsageError`.
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.username is not None or parts.password is not None:
         raise UsageError("a storage URL must not hold credentials", hint="put them into the environment or a profile")
     prefix = unquote(parts.path.lstrip("/"))
