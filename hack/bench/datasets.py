@@ -24,18 +24,20 @@ class Dataset:
     title: str
     make: Callable[[Path, random.Random], None]
     change: Callable[[Path, random.Random], None]
+    memory_only: bool = False
+    """Ours alone, once: how peak memory follows the number of files."""
 
 
 def _random_bytes(rng: random.Random, length: int) -> bytes:
     return rng.randbytes(length)
 
 
-def _small(count: int, size: int) -> Callable[[Path, random.Random], None]:
+def _small(count: int, size: int, per_folder: int = FILES_PER_FOLDER) -> Callable[[Path, random.Random], None]:
     def make(root: Path, rng: random.Random) -> None:
-        for start in range(0, count, FILES_PER_FOLDER):
-            folder = root / f"d{start // FILES_PER_FOLDER:05d}"
+        for start in range(0, count, per_folder):
+            folder = root / f"d{start // per_folder:05d}"
             folder.mkdir()
-            for n in range(start, min(start + FILES_PER_FOLDER, count)):
+            for n in range(start, min(start + per_folder, count)):
                 (folder / f"file-{n:07d}.dat").write_bytes(_random_bytes(rng, size) if size else b"")
 
     return make
@@ -81,6 +83,12 @@ ALL = {
         Dataset("gib", "4 × 1 GiB random", _large(4, 1024 * _MIB), _change),
         Dataset("one", "one 4 GiB file", _large(1, 4096 * _MIB), _change),
         Dataset("source", "a source tree", _source, _change),
+        Dataset("files10k", "10,000 × 100 B", _small(10_000, 100), _change, memory_only=True),
+        Dataset("files100k", "100,000 × 100 B", _small(100_000, 100), _change, memory_only=True),
+        Dataset("files1m", "1,000,000 × 100 B", _small(1_000_000, 100), _change, memory_only=True),
+        Dataset(
+            "folder1m", "1,000,000 × 100 B in one folder", _small(1_000_000, 100, 1_000_000), _change, memory_only=True
+        ),
     )
 }
 

@@ -62,7 +62,7 @@ class _PeakWatch(threading.Thread):
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self._pid = pid
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self.peak = 0
         self.peak_file = 0
 
@@ -71,11 +71,11 @@ class _PeakWatch(threading.Thread):
             samples = [_pss(pid) for pid in _children(self._pid)]
             self.peak = max(self.peak, sum(s[0] for s in samples))
             self.peak_file = max(self.peak_file, sum(s[1] for s in samples))
-            if self._stop.wait(INTERVAL_S):
+            if self._ended.wait(INTERVAL_S):
                 return
 
     def finish(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 
