@@ -179,7 +179,9 @@ def repository_options(command: Callable[..., _R]) -> Callable[..., _R]:
     )
     @click.option("--cache-dir", envvar="LIGHTER_CACHE_DIR", type=Path, help="Where indexes and metadata are cached.")
     @click.option("--no-cache", is_flag=True, help="Keep no cache beyond this command.")
-    @click.option("--cache-limit", default="5GiB", show_default=True, callback=size_value, help="Its size limit.")
+    @click.option(
+        "--cache-limit", default=str(5 << 30), show_default="5GiB", callback=size_value, help="Its size limit."
+    )
     @click.option("--limit-upload", callback=size_value, metavar="RATE", help="Bytes a second to the store, e.g. 50MB.")
     @click.option("--limit-download", callback=size_value, metavar="RATE", help="Bytes a second from the store.")
     @click.option("--requests", "parallel_requests", default=16, show_default=True, help="Store requests at once.")

@@ -18,10 +18,10 @@ _TAG_PREFIX = "tag:"
 
 def size_value(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int:
     """Callback of an option that takes bytes (`64MiB`, `10GB`, `1000`); 0 when it is not given."""
+    if not value or value.isdecimal():  # the library is only worth its import for a unit
+        return int(value or 0)
     from humanfriendly import InvalidSize, parse_size
 
-    if not value:
-        return 0
     try:
         return int(parse_size(value, binary=False))
     except InvalidSize as error:
