@@ -34,7 +34,8 @@ storage: venv  ## storage tests against real servers on loopback
 	$(BIN)/pytest tests/storage
 
 interop: venv  ## against a live kopia, both ways
-	$(BIN)/pytest tests/interop
+	@hack/tool kopia >/dev/null
+	$(BIN)/pytest tests/interop -n 2
 
 crash: venv  ## die, fail, cancel at any point (CRASH_SEED=n repeats a run)
 	$(BIN)/pytest tests/crash -n 2

@@ -18,7 +18,7 @@ FILE = Attributes(stat.S_IFREG | 0o644, 3, 1, 0, 0)
 class Sink:
     def write_content(self, data, prefix=0, compression=0): return bytes(17)
     def write_contents(self, data, prefix=0, compression=0): return [bytes(17)] * len(data)
-    def assemble(self, entries, prefix=0): return list(entries)[0][1]
+    def assemble(self, entries, prefix=0, compression=None): return list(entries)[0][1]
 
 class Reader:
     path, attributes = b"/", Attributes(stat.S_IFDIR | 0o755, 0, 1, 0, 0)
