@@ -31,7 +31,7 @@ unit: venv  ## unit and property tests
 	$(BIN)/pytest tests/unit -n 2
 
 storage: venv  ## storage tests against real servers on loopback
-	$(BIN)/pytest tests/storage
+	$(BIN)/pytest tests/storage -n 2
 
 interop: venv  ## against a live kopia, both ways
 	@hack/tool kopia >/dev/null

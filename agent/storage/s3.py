@@ -27,7 +27,7 @@ from agent.base.errors import (
 from agent.storage.base import BlobId, BlobMetadata, Buffer, Retention, check_blob_id
 from agent.storage.pace import Pace
 from agent.storage.retry import Retrier, RetryPolicy
-from agent.storage.s3_body import PiecewiseBody, checksum_option, digest, read_exactly
+from agent.storage.s3_body import PiecewiseBody, bound_read_ahead, checksum_option, digest, read_exactly
 from agent.storage.s3_client import open_client
 from agent.storage.s3_config import AUTO_REGION, S3Config
 from agent.storage.s3_errors import TRANSLATED, response_code, right_region, storage_error
@@ -126,6 +126,7 @@ class S3Storage:
                     end = start + answer["ContentLength"]
                     if offset > end or (length is not None and offset + length > end):
                         raise self._too_short(blob_id, offset, length, end)
+                    bound_read_ahead(body.raw_stream.connection, self._pace.download.rate)
                     what = f"cannot {attempt} in {self.location}"
                     data = await read_exactly(body.raw_stream.content, end - start, self._pace.download, what)
                 finally:

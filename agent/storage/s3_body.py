@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import socket
+import sys
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from agent.base.errors import StorageUnavailable
@@ -19,6 +22,10 @@ from agent.storage.base import Buffer
 from agent.storage.pace import TokenBucket
 
 _PIECE = 256 << 10
+_LEAST_BUFFER = 16 << 10
+_HELD_BUFFER = 128 << 10
+_SO_BUF_LOCK = 72
+"""Linux 5.14: whether the size of a buffer was set by hand."""
 
 
 class ResponseReader(Protocol):
@@ -26,6 +33,15 @@ class ResponseReader(Protocol):
 
     async def read(self, n: int = -1) -> bytes:
         """Up to `n` bytes as they come, none at the end."""
+        ...
+
+
+class SocketHolder(Protocol):
+    """aiohttp's connection of a response."""
+
+    @property
+    def transport(self) -> asyncio.BaseTransport | None:
+        """Its transport, as long as there is one."""
         ...
 
 
@@ -106,6 +122,22 @@ def _digest(algorithm: str, data: Sequence[Buffer]) -> str:
     for buffer in data:
         hasher.update(buffer)
     return base64.b64encode(hasher.digest()).decode()
+
+
+def bound_read_ahead(connection: SocketHolder | None, rate: float) -> None:
+    """Tell the system to take in only so much ahead of a reader that is held to `rate` bytes a second (0: no limit).
+
+    Else its buffers, which grow to megabytes, would fill at the speed of the wire.
+    """
+    transport = connection.transport if connection is not None else None
+    raw = transport.get_extra_info("socket") if transport is not None else None
+    if raw is None or sys.platform != "linux":
+        return
+    with suppress(OSError):  # a courtesy: a kernel that refuses it only has larger buffers
+        if rate > 0:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(max(int(rate), _LEAST_BUFFER), _HELD_BUFFER))
+        elif raw.getsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK):
+            raw.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)  # may grow by itself again
 
 
 async def read_exactly(reader: ResponseReader, length: int, bucket: TokenBucket, what: str) -> bytearray:

@@ -154,7 +154,7 @@ def _text(text: str) -> str:
     return text
 
 
-_QUERY: Mapping[str, Callable[[str], object]] = {
+URL_OPTIONS: Mapping[str, Callable[[str], object]] = {
     "prefix": _text,
     "endpoint": _text,
     "region": _text,
@@ -197,9 +197,11 @@ def parse_s3_url(url: str, environment: Mapping[str, str]) -> S3Config:
         "proxy": environment.get("LIGHTERAGE_S3_PROXY", ""),
     }
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
-        parse = _QUERY.get(name)
+        parse = URL_OPTIONS.get(name)
         if parse is None:
-            raise UsageError(f"storage URL has an unknown option {name!r}", hint="known: " + ", ".join(sorted(_QUERY)))
+            raise UsageError(
+                f"storage URL has an unknown option {name!r}", hint="known: " + ", ".join(sorted(URL_OPTIONS))
+            )
         try:
             values[name] = parse(text)
         except Exception as error:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+
+_SEND_BUFFER = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,10 @@ class TcpProxy:
         self.faults = faults or TcpFaults()
         self.connections = 0
         """Accepted so far."""
+        self.bytes_up = 0
+        """Taken from clients so far."""
+        self.bytes_down = 0
+        """Handed to the operating system for clients so far; its buffer is kept small."""
         self.port = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,12 +79,15 @@ class TcpProxy:
         except OSError:
             writer.transport.abort()
             return
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        writer.transport.set_write_buffer_limits(high=0)
         directions = (
-            asyncio.ensure_future(_pump(reader, up_writer, cut=faults.cut_up_after)),
+            asyncio.ensure_future(_pump(reader, up_writer, self._count_up, cut=faults.cut_up_after)),
             asyncio.ensure_future(
                 _pump(
                     up_reader,
                     writer,
+                    self._count_down,
                     cut=faults.cut_down_after,
                     stall=faults.stall_down_after,
                     corrupt=faults.corrupt_down_at,
@@ -92,9 +103,21 @@ class TcpProxy:
             writer.transport.abort()
             up_writer.transport.abort()
 
+    def _count_up(self, count: int) -> None:
+        self.bytes_up += count
+
+    def _count_down(self, count: int) -> None:
+        self.bytes_down += count
+
 
 async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, cut: int, stall: int = -1, corrupt: int = -1
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    passed: Callable[[int], None],
+    *,
+    cut: int,
+    stall: int = -1,
+    corrupt: int = -1,
 ) -> None:
     position = 0
     while data := await reader.read(65536):
@@ -111,4 +134,5 @@ async def _pump(
             return
         writer.write(data)
         await writer.drain()
+        passed(len(data))
         position = end

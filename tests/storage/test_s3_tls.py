@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
-from agent.base.errors import BadCertificate
+from agent.base.errors import BadCertificate, UsageError
 from agent.storage.base import BlobId
 from agent.storage.s3 import S3Storage
 from agent.testing.s3_server import SeaweedServer
@@ -79,3 +79,19 @@ async def test_skipped_verification_works_and_warns(https: TcpProxy, seaweed: Se
     assert [entry["log_level"] for entry in logs] == ["warning"]
     await storage.put(PACK, [b"x"])
     await storage.close()
+
+
+async def test_a_given_authority_may_be_text(https: TcpProxy, seaweed: SeaweedServer, certificate: Path) -> None:
+    text = certificate.read_text()
+    config = config_for(seaweed, "blobs", endpoint=https.endpoint, ca_data=text[text.index("-----BEGIN CERT") :])
+    assert "CERTIFICATE" not in repr(config)
+    storage = await S3Storage.open(config)
+    await storage.put(PACK, [b"x"])
+    await storage.close()
+
+
+async def test_an_authority_that_is_no_certificate_is_said_at_once(seaweed: SeaweedServer) -> None:
+    with pytest.raises(BadCertificate, match="PEM"):
+        await S3Storage.open(config_for(seaweed, "blobs", ca_data="not a certificate"))
+    with pytest.raises(UsageError):
+        config_for(seaweed, "blobs", ca_data="x", ca_file="y")

@@ -1,4 +1,5 @@
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,3 +131,27 @@ async def test_percent_escapes_in_the_url_are_the_paths_characters(tmp_path: Pat
 async def test_urls_that_cannot_be_understood_are_refused(url: str) -> None:
     with pytest.raises(UsageError):
         await open_storage(url)
+
+
+async def test_temporary_files_of_crashed_writers_go_after_a_day(tmp_path: Path) -> None:
+    folder = tmp_path / "p" / "3c9"
+    folder.mkdir(parents=True)
+    stem = "2c8baa4cf86d6bb6c295f1e7b6f10-s1.f"
+    ages = {
+        f"{stem}.tmp.0123456789abcdef": 25,
+        f"{stem}.tmp.fedcba9876543210": 23,  # perhaps still being written
+        f"{stem}.tmp.notes": 1000,  # not ours
+        "old.f": 1000,
+    }
+    now = time.time()
+    for name, hours in ages.items():
+        (folder / name).write_bytes(b"x")
+        os.utime(folder / name, (now - hours * 3600,) * 2)
+    (tmp_path / ".shards").write_text('{"default":[1,3],"maxNonShardedLength":20}')
+    storage = await FilesystemStorage.open(str(tmp_path))
+    assert [blob.blob_id async for blob in storage.list("p")] == ["p3c9old"]
+    assert len(list(folder.iterdir())) == 4  # readers leave them alone
+    await storage.put(BlobId("p3c9" + "0" * 40), [b"new"])
+    names = {path.name for path in folder.iterdir()}
+    assert names == {*ages, "0" * 40 + ".f"} - {f"{stem}.tmp.0123456789abcdef"}
+    await storage.close()

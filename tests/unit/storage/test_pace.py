@@ -10,6 +10,7 @@ from agent.base.errors import StorageUnavailable
 from agent.storage.base import BlobId, BlobStorage
 from agent.storage.filesystem import FilesystemStorage
 from agent.storage.limit import LimitedStorage, Limits
+from agent.storage.open import StorageOptions, open_storage
 from agent.storage.pace import Pace, TokenBucket
 from agent.storage.s3_body import PiecewiseBody, read_exactly
 from agent.testing.clock import VirtualClock
@@ -201,3 +202,17 @@ async def test_an_answer_is_read_no_faster_than_it_may_pass(clock: VirtualClock)
 async def test_an_answer_of_another_length_is_unavailable(clock: VirtualClock, length: int) -> None:
     with pytest.raises(StorageUnavailable, match="read"):
         await read_exactly(Answer(bytes(length), 70), 100, TokenBucket(0, clock), "read")
+
+
+async def test_the_limits_of_an_opened_folder_hold_and_can_be_changed(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    options = StorageOptions(clock=clock, limits=Limits(upload_bytes=RATE))
+    storage = await open_storage(f"file://{tmp_path}", options=options)
+    await storage.put(A, [bytes(5000)])
+    spent = clock.monotonic()
+    assert spent == pytest.approx(5, abs=1.1)
+    await storage.set_limits(Limits(concurrency=2))
+    assert storage.limits == Limits(concurrency=2)
+    await storage.put(A, [bytes(5000)])
+    assert clock.monotonic() == spent
+    await storage.close()
