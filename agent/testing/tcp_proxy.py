@@ -80,7 +80,7 @@ class TcpProxy:
             writer.transport.abort()
             return
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        writer.transport.set_write_buffer_limits(high=0)
+        writer.transport.set_write_buffer_limits(high=1, low=0)  # 0 would pause TLS for ever
         directions = (
             asyncio.ensure_future(_pump(reader, up_writer, self._count_up, cut=faults.cut_up_after)),
             asyncio.ensure_future(
