@@ -401,3 +401,48 @@ class InvalidPolicy(SnapshotError):
 
     code = "snapshot.invalid-policy"
     exit_status = 76
+
+
+class MoverError(LighterageError):
+    """A worker process that moves data did not do its job."""
+
+    code = "mover.failed"
+    exit_status = 90
+
+
+class MoverCrashed(MoverError):
+    """The worker ended without a result: a signal, an exit, a lost fork server."""
+
+    code = "mover.crashed"
+    retryable = True
+    exit_status = 91
+
+
+class MoverSilent(MoverError):
+    """The worker gave no sign of life for too long and was killed."""
+
+    code = "mover.silent"
+    retryable = True
+    exit_status = 92
+
+
+class MoverOutOfMemory(MoverError):
+    """The worker needed more memory than it was allowed."""
+
+    code = "mover.out-of-memory"
+    exit_status = 93
+
+
+class MoverUnavailable(MoverError):
+    """No worker could be started."""
+
+    code = "mover.unavailable"
+    retryable = True
+    exit_status = 94
+
+
+class MoverProtocolError(MoverError):
+    """What came from the other side of a worker's socket cannot be understood."""
+
+    code = "mover.protocol"
+    exit_status = 95

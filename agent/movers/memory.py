@@ -1,0 +1,58 @@
+"""A control group (v2) around one worker, where the node lets the agent have one.
+
+With it the kernel counts all of the worker's memory and says who was killed for want of it. Elsewhere the worker gets
+`RLIMIT_DATA`, which counts its own data only. Blocking calls on files in memory: the supervisor makes them in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGroup:
+    """The control group of one worker."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, parent: Path, name: str, memory_bytes: int) -> WorkerGroup | None:
+        """A group below `parent` with this limit; None when that is not possible here."""
+        folder = parent / name
+        try:
+            folder.mkdir()
+        except OSError:
+            return None
+        group = cls(folder)
+        try:
+            group._write("memory.max", memory_bytes)
+        except OSError:
+            group.remove()
+            return None
+        with suppress(OSError):  # no swap to limit
+            group._write("memory.swap.max", 0)
+        return group
+
+    def was_exhausted(self) -> bool:
+        """Whether the kernel killed something in it for want of memory."""
+        try:
+            events = (self.folder / "memory.events").read_text(encoding="ascii")
+        except OSError:
+            return False
+        return any(line.startswith("oom_kill ") and line.split()[1] != "0" for line in events.splitlines())
+
+    def remove(self) -> None:
+        """Take it away; its processes have ended."""
+        with suppress(OSError):  # a group that is left over costs nothing and is named after its worker
+            self.folder.rmdir()
+
+    def _write(self, name: str, value: int) -> None:
+        # Not created where it does not exist: then this is no control group.
+        descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, str(value).encode())
+        finally:
+            os.close(descriptor)
