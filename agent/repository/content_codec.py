@@ -21,6 +21,9 @@ MAX_CONTENT_LENGTH = (1 << 28) - 1
 MAX_PACKED_LENGTH = 1 << 29
 """Sealed, with error correction at its worst."""
 
+IN_PLACE = 64 << 10
+"""Sealed contents from this length on are decrypted where they lie, when they may be overwritten."""
+
 
 class ContentCodec:
     """Opens sealed contents; any thread may call it."""
@@ -33,19 +36,42 @@ class ContentCodec:
 
     def open(self, entry: IndexEntry, sealed: Buffer) -> bytes:
         """The plaintext of the content that `entry` describes. Raises `CorruptContent`, `AlgorithmUnsupported`."""
-        if entry.key_id:
-            raise AlgorithmUnsupported(
-                f"{describe(entry)} is sealed with key number {entry.key_id}, which is not known"
-            )
+        _check_key(entry)
         try:
             data = self._cipher.open(sealed, entry.content[-IV_SIZE:])
             if entry.compression:
                 data = decompress(data, entry.original_length, header_id=entry.compression)
         except CorruptContent as error:
-            raise CorruptContent(f"{describe(entry)} is damaged: {error.message}") from error
+            raise _damaged(entry, error) from error
+        self._check_hash(entry, data)
+        return data
+
+    def open_in_place(self, entry: IndexEntry, sealed: memoryview) -> Buffer:
+        """As `open`; a large content is decrypted where it lies when `sealed` is writable, and overwrites it."""
+        if sealed.readonly or entry.packed_length < IN_PLACE:
+            return self.open(entry, sealed)
+        _check_key(entry)
+        try:
+            data = self._cipher.open_in_place(sealed, entry.content[-IV_SIZE:])
+            if entry.compression:
+                data = decompress(data, entry.original_length, header_id=entry.compression)
+        except CorruptContent as error:
+            raise _damaged(entry, error) from error
+        self._check_hash(entry, data)
+        return data
+
+    def _check_hash(self, entry: IndexEntry, data: Buffer) -> None:
         if not hmac.compare_digest(self._hasher(data), entry.content[1:]):
             raise CorruptContent(f"{describe(entry)} decrypts, but to other bytes than its id says")
-        return data
+
+
+def _check_key(entry: IndexEntry) -> None:
+    if entry.key_id:
+        raise AlgorithmUnsupported(f"{describe(entry)} is sealed with key number {entry.key_id}, which is not known")
+
+
+def _damaged(entry: IndexEntry, error: CorruptContent) -> CorruptContent:
+    return CorruptContent(f"{describe(entry)} is damaged: {error.message}")
 
 
 def describe(entry: IndexEntry) -> str:

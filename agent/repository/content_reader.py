@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TypeVar
 
 from agent.base.errors import BlobNotFound, BlobTooShort, ContentNotFound, CorruptContent, RepositoryError
 from agent.repository.content_cache import PackCache
@@ -24,6 +25,7 @@ from agent.repository.index_set import IndexSet
 from agent.repository.range_plan import PackRange, plan_ranges
 from agent.storage.base import BlobId, BlobStorage, Buffer
 
+T = TypeVar("T")
 Batch = list[tuple[ContentId, bytes]]
 OnError = Callable[[ContentId, RepositoryError], None]
 
@@ -36,8 +38,8 @@ class ReadLimits:
 
     parallel: int = 8
     """Ranges in flight."""
-    bytes_ahead: int = 96 << 20
-    """Ranges and their plaintexts, fetched and not yet taken; at least one range."""
+    bytes_ahead: int = 16 << 20
+    """Ranges and their plaintexts, fetched and not yet taken, of all reads together; at least one range each."""
 
 
 class ContentReader:
@@ -55,6 +57,7 @@ class ContentReader:
         self._codec = codec
         self._packs = packs
         self._limits = limits or ReadLimits()
+        self._ahead = 0
         self._gone: set[BlobId] = set()
         self._gone_lock = asyncio.Lock()
         self.index = index
@@ -109,28 +112,51 @@ class ContentReader:
         self, cids: Sequence[ContentId], *, on_error: OnError | None = None
     ) -> AsyncGenerator[Batch, None]:
         """As `read_many`, a range of a pack at a time: fewer hops where a thread takes them over."""
+        async with aclosing(self._read(cids, on_error, self._codec.open, in_place=False)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def read_views(
+        self, cids: Sequence[ContentId], *, on_error: OnError | None = None
+    ) -> AsyncGenerator[list[tuple[ContentId, Buffer]], None]:
+        """As `read_batches` without copies: large contents are parts of the range that was fetched.
+
+        A range is in memory as long as one of its contents is.
+        """
+        async with aclosing(self._read(cids, on_error, self._codec.open_in_place, in_place=True)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _read(
+        self,
+        cids: Sequence[ContentId],
+        on_error: OnError | None,
+        opening: Callable[[IndexEntry, memoryview], T],
+        *,
+        in_place: bool,
+    ) -> AsyncGenerator[list[tuple[ContentId, T | bytes]], None]:
         ranges = self._plan(cids, on_error)
-        running: deque[tuple[asyncio.Task[Batch], int]] = deque()
-        ahead = 0
+        running: deque[tuple[asyncio.Task[list[tuple[ContentId, T | bytes]]], int]] = deque()
         waiting = next(ranges, None)
         try:
             while waiting is not None or running:
-                while waiting is not None and self._room(len(running), ahead, waiting.cost):
-                    running.append((asyncio.create_task(self._read_range(waiting, on_error)), waiting.cost))
-                    ahead += waiting.cost
+                while waiting is not None and self._room(len(running), cost := waiting.cost(in_place=in_place)):
+                    running.append((asyncio.create_task(self._read_range(waiting, on_error, opening)), cost))
+                    self._ahead += cost
                     waiting = next(ranges, None)
                 task, cost = running[0]
-                batch = await task
+                yield await task
+                del task
                 running.popleft()
-                yield batch
-                ahead -= cost
+                self._ahead -= cost
         finally:
+            self._ahead -= sum(cost for _, cost in running)
             for task, _ in running:
                 task.cancel()
             await asyncio.gather(*(task for task, _ in running), return_exceptions=True)
 
-    def _room(self, running: int, ahead: int, cost: int) -> bool:
-        return not running or (running < self._limits.parallel and ahead + cost <= self._limits.bytes_ahead)
+    def _room(self, running: int, cost: int) -> bool:
+        return not running or (running < self._limits.parallel and self._ahead + cost <= self._limits.bytes_ahead)
 
     def _plan(self, cids: Sequence[ContentId], on_error: OnError | None) -> Iterator[PackRange]:
         """Ranges for a window of contents after the other, so that the plan of a huge object stays small."""
@@ -153,7 +179,9 @@ class ContentReader:
     def _entry(self, cid: ContentId) -> IndexEntry:
         return _checked(cid, self.index.find(cid))
 
-    async def _read_range(self, plan: PackRange, on_error: OnError | None) -> Batch:
+    async def _read_range(
+        self, plan: PackRange, on_error: OnError | None, opening: Callable[[IndexEntry, memoryview], T]
+    ) -> list[tuple[ContentId, T | bytes]]:
         try:
             if self._packs.keeps(plan.pack):
                 data: Buffer = await self._packs.fetch(plan.pack)
@@ -161,7 +189,7 @@ class ContentReader:
             else:
                 data = await self._storage.get(plan.pack, plan.offset, plan.length)
                 start = plan.offset
-            return await asyncio.to_thread(self._open_all, plan, data, start)
+            return await asyncio.to_thread(_open_all, plan, data, start, opening)
         except BlobNotFound as error:
             cause = error
             return await self._read_singly(plan, on_error, lambda entry: self._read_moved(entry, cause))
@@ -171,8 +199,8 @@ class ContentReader:
     @staticmethod
     async def _read_singly(
         plan: PackRange, on_error: OnError | None, read: Callable[[IndexEntry], Awaitable[bytes]]
-    ) -> Batch:
-        batch: Batch = []
+    ) -> list[tuple[ContentId, T | bytes]]:
+        batch: list[tuple[ContentId, T | bytes]] = []
         for entry in plan.entries:
             try:
                 batch.append((entry.content, await read(entry)))
@@ -216,13 +244,20 @@ class ContentReader:
         )
 
     def _open_one(self, entry: IndexEntry, data: Buffer, start: int) -> bytes:
-        sealed = memoryview(data)[entry.offset - start : entry.offset - start + entry.packed_length]
-        if len(sealed) != entry.packed_length:
-            raise CorruptContent(f"{describe(entry)} lies beyond the end of its pack of {len(data)} bytes")
-        return self._codec.open(entry, sealed)
+        return self._codec.open(entry, _sealed(entry, data, start))
 
-    def _open_all(self, plan: PackRange, data: Buffer, start: int) -> Batch:
-        return [(entry.content, self._open_one(entry, data, start)) for entry in plan.entries]
+
+def _open_all(
+    plan: PackRange, data: Buffer, start: int, opening: Callable[[IndexEntry, memoryview], T]
+) -> list[tuple[ContentId, T | bytes]]:
+    return [(entry.content, opening(entry, _sealed(entry, data, start))) for entry in plan.entries]
+
+
+def _sealed(entry: IndexEntry, data: Buffer, start: int) -> memoryview:
+    sealed = memoryview(data)[entry.offset - start : entry.offset - start + entry.packed_length]
+    if len(sealed) != entry.packed_length:
+        raise CorruptContent(f"{describe(entry)} lies beyond the end of its pack of {len(data)} bytes")
+    return sealed
 
 
 def _checked(cid: ContentId, entry: IndexEntry | None) -> IndexEntry:

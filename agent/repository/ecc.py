@@ -60,6 +60,10 @@ class EccCipher:
         out[: len(wrapped)] = wrapped
         return len(wrapped)
 
+    def open_in_place(self, sealed: memoryview, iv: bytes, /) -> Buffer:
+        """See `Cipher`."""
+        return self.open(sealed, iv)
+
     def open(self, sealed: Buffer, iv: bytes, /) -> bytes:
         """See `Cipher`."""
         return self._inner.open(self._correction.unwrap(sealed), iv)

@@ -23,6 +23,7 @@ from agent.repository.compression import decompress
 from agent.repository.content_codec import MAX_CONTENT_LENGTH
 from agent.repository.content_reader import ContentReader
 from agent.repository.ids import ContentId, ObjectId, ParsedObjectId, content_text, parse_object_id
+from agent.storage.base import Buffer
 
 _MAX_LEVELS = 8
 _MAX_ENTRIES = 8_000_000
@@ -259,7 +260,7 @@ class _Budget:
             raise CorruptObject(f"object {oid} has more than {_MAX_ENTRIES} entries in its lists")
 
 
-def expand_content(cid: ContentId, data: bytes) -> bytes:
+def expand_content(cid: ContentId, data: Buffer) -> bytes:
     """The bytes of a `Z` object from the plaintext of its content. Raises `CorruptObject`. Thread side."""
     try:
         return decompress(data, MAX_CONTENT_LENGTH)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from agent.repository.content_codec import IN_PLACE
 from agent.repository.index_entry import IndexEntry
 from agent.storage.base import BlobId
 
@@ -29,10 +30,13 @@ class PackRange:
     entries: Sequence[IndexEntry]
     """By offset."""
 
-    @property
-    def cost(self) -> int:
-        """Bytes in memory while this is fetched and opened: the range and the plaintexts."""
-        return self.length + sum(entry.original_length for entry in self.entries)
+    def cost(self, *, in_place: bool) -> int:
+        """Bytes in memory while this is fetched and opened: the range and the plaintexts besides."""
+        return self.length + sum(
+            entry.original_length
+            for entry in self.entries
+            if not in_place or entry.compression or entry.packed_length < IN_PLACE
+        )
 
 
 def plan_ranges(

@@ -8,26 +8,25 @@ from typing import Protocol
 
 from agent.base.errors import LighterageError, RepositoryError
 from agent.repository.ids import ContentId
+from agent.storage.base import Buffer
 
 
 class Contents(Protocol):
     """The part of `agent.repository.content_reader.ContentReader` that is needed here."""
 
-    def read_batches(
+    def read_views(
         self, cids: Sequence[ContentId], *, on_error: Callable[[ContentId, RepositoryError], None] | None = None
-    ) -> AsyncGenerator[list[tuple[ContentId, bytes]], None]:
+    ) -> AsyncGenerator[list[tuple[ContentId, Buffer]], None]:
         """Verified contents, a range of a pack at a time."""
         ...
 
 
 async def fetch(
     contents: Contents, cids: Sequence[ContentId]
-) -> AsyncGenerator[list[tuple[ContentId, bytes | LighterageError]], None]:
+) -> AsyncGenerator[list[tuple[ContentId, Buffer | LighterageError]], None]:
     """Each of the distinct `cids` once: its bytes, or why they cannot be had. A storage that fails raises."""
-    failed: list[tuple[ContentId, bytes | LighterageError]] = []
-    async with aclosing(
-        contents.read_batches(cids, on_error=lambda cid, error: failed.append((cid, error)))
-    ) as batches:
+    failed: list[tuple[ContentId, Buffer | LighterageError]] = []
+    async with aclosing(contents.read_views(cids, on_error=lambda cid, error: failed.append((cid, error)))) as batches:
         async for batch in batches:
             yield list(batch)
     if failed:

@@ -21,6 +21,7 @@ from agent.snapshots.restore import Repository
 from agent.snapshots.restore_plan import Piece, Window
 from agent.snapshots.restore_report import RestoreReport
 from agent.snapshots.tree import Objects, list_directory
+from agent.storage.base import Buffer
 from agent.volumes.device import DeviceWriter, open_target_device
 
 PADDING = 1 << 20
@@ -105,7 +106,7 @@ class _Run:
         self._writer = writer
         self._size = size
         self._pool = pool
-        self._slots = asyncio.Semaphore(2 * parallel)
+        self._slots = asyncio.Semaphore(parallel + 1)
         self._report = report
 
     async def work_off(self, window: Window[None]) -> None:
@@ -121,14 +122,14 @@ class _Run:
                     await self._slots.acquire()
                     tasks.create_task(self._write(pieces, data))
 
-    async def _write(self, pieces: list[Piece[None]], data: bytes) -> None:
+    async def _write(self, pieces: list[Piece[None]], data: Buffer) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(self._pool, self._write_all, pieces, data)
         finally:
             self._slots.release()
         self._report.bytes += sum(min(piece.length, self._size - piece.offset) for piece in pieces)
 
-    def _write_all(self, pieces: list[Piece[None]], data: bytes) -> None:
+    def _write_all(self, pieces: list[Piece[None]], data: Buffer) -> None:
         """Thread side."""
         for piece in pieces:
             plain = expand_content(piece.content, data) if piece.compressed else data

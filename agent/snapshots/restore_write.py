@@ -5,7 +5,7 @@ per directory and are created in native batches, many directories to one hop int
 position, several pieces at once. A directory is sealed (owner, mode, time) when nothing in it is left to do.
 
 All methods run on the event loop; what blocks goes to a pool of threads, at most `parallel` jobs at once and
-twice as many handed over. State is changed on the loop only, so there are no locks.
+one more handed over. State is changed on the loop only, so there are no locks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agent.repository.object_reader import expand_content
 from agent.snapshots.model import SYMLINK, UNKNOWN_TIME, Entry
 from agent.snapshots.restore_plan import NameOrder, Piece
 from agent.snapshots.restore_report import RestoreReport
+from agent.storage.base import Buffer
 from agent.volumes.attributes import posix_mode
 from agent.volumes.file_write import FileWriter, Metadata
 from agent.volumes.tree_write import DirectoryWriter, NewEntry, Written, target_error
@@ -28,7 +29,7 @@ from agent.volumes.tree_write import DirectoryWriter, NewEntry, Written, target_
 SMALL_FILE = 1 << 20
 BATCH_FILES = 512
 BATCH_BYTES = 4 << 20
-PENDING_BYTES = 16 << 20
+PENDING_BYTES = 8 << 20
 
 R = TypeVar("R")
 
@@ -72,7 +73,7 @@ class Directory:
         """Files and links that are neither written nor given up, and one for the listing itself."""
         self.unmade = 0
         """Directories below that are still to be made."""
-        self.batch: list[tuple[File, bytes | bytearray]] = []
+        self.batch: list[tuple[File, Buffer]] = []
         self.order = NameOrder()
         self.deferred: list[Entry] = []
         self.quiet: asyncio.Event | None = None
@@ -117,7 +118,7 @@ class Sink:
     ) -> None:
         self._tasks = tasks
         self._pool = pool
-        self._slots = asyncio.Semaphore(2 * parallel)
+        self._slots = asyncio.Semaphore(parallel + 1)
         self._report = report
         self._fail_fast = fail_fast
         self._touched: dict[Directory, None] = {}
@@ -148,10 +149,10 @@ class Sink:
 
     # ---- pieces of files ----
 
-    async def deliver(self, piece: Piece[File], data: bytes | LighterageError) -> None:
+    async def deliver(self, piece: Piece[File], data: Buffer | LighterageError) -> None:
         """One planned piece, or why it cannot be had. Waits while the threads lag behind."""
         file, offset, length, content, compressed = piece
-        if isinstance(data, bytes) and compressed and file.error is None:
+        if not isinstance(data, LighterageError) and compressed and file.error is None:
             try:
                 data = await self.run(expand_content, content, data)
             except LighterageError as error:
@@ -202,7 +203,7 @@ class Sink:
 
     # ---- large files ----
 
-    async def _write(self, file: File, offset: int, data: bytes) -> None:
+    async def _write(self, file: File, offset: int, data: Buffer) -> None:
         try:
             if file.opening is None:
                 self._large.add(file)
@@ -237,7 +238,7 @@ class Sink:
 
     # ---- small files and links ----
 
-    def _queue(self, file: File, data: bytes | bytearray) -> None:
+    def _queue(self, file: File, data: Buffer) -> None:
         directory = file.directory
         directory.batch.append((file, data))
         self._touched[directory] = None
@@ -246,7 +247,7 @@ class Sink:
     async def flush(self) -> None:
         """Hand everything gathered to the threads, in jobs of many files; waits for room only."""
         touched, self._touched, self._pending_bytes = self._touched, {}, 0
-        job: list[tuple[Directory, list[tuple[File, bytes | bytearray]]]] = []
+        job: list[tuple[Directory, list[tuple[File, Buffer]]]] = []
         files = size = 0
         for directory in touched:
             batch, directory.batch = directory.batch, []
@@ -263,11 +264,11 @@ class Sink:
         if job or self._done:
             await self._hand_over(job)
 
-    async def _hand_over(self, job: list[tuple[Directory, list[tuple[File, bytes | bytearray]]]]) -> None:
+    async def _hand_over(self, job: list[tuple[Directory, list[tuple[File, Buffer]]]]) -> None:
         await self._slots.acquire()
         spawn(self._tasks, self._write_batches(job))
 
-    async def _write_batches(self, job: list[tuple[Directory, list[tuple[File, bytes | bytearray]]]]) -> None:
+    async def _write_batches(self, job: list[tuple[Directory, list[tuple[File, Buffer]]]]) -> None:
         done, self._done = self._done, []
         try:
             outcome = await self.run(_write_job, job, done)
@@ -349,7 +350,7 @@ class _Outcome:
         self.unsealed: list[tuple[str, VolumeError]] = []
 
 
-def _write_job(job: list[tuple[Directory, list[tuple[File, bytes | bytearray]]]], done: list[Directory]) -> _Outcome:
+def _write_job(job: list[tuple[Directory, list[tuple[File, Buffer]]]], done: list[Directory]) -> _Outcome:
     """Thread side: create files and links of several directories, then seal the directories that are done."""
     outcome = _Outcome()
     for directory, batch in job:
@@ -371,7 +372,7 @@ def _write_job(job: list[tuple[Directory, list[tuple[File, bytes | bytearray]]]]
     return outcome
 
 
-def _new_entry(file: File, data: bytes | bytearray) -> NewEntry:
+def _new_entry(file: File, data: Buffer) -> NewEntry:
     return NewEntry(file.name, data, metadata_of(file.entry))
 
 

@@ -35,7 +35,7 @@ from agent.snapshots.model import DIRECTORY, SYMLINK, Entry, Snapshot
 from agent.snapshots.restore import ExtentObjects
 from agent.snapshots.restore_plan import Piece, SpillingStack, Window
 from agent.snapshots.tree import list_directory
-from agent.storage.base import BlobId, BlobMetadata
+from agent.storage.base import BlobId, BlobMetadata, Buffer
 
 NAMED = 1_000
 REMEMBERED = 262_144
@@ -298,7 +298,7 @@ class _Verify:
                 for content, data in batch:
                     self._judge(content, data, window.take(content))
 
-    def _judge(self, content: ContentId, data: bytes | LighterageError, pieces: Sequence[Piece[str]]) -> None:
+    def _judge(self, content: ContentId, data: Buffer | LighterageError, pieces: Sequence[Piece[str]]) -> None:
         if isinstance(data, LighterageError):
             entry = self._repository.contents.find(content)
             for piece in pieces:

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.base.errors import ContentNotFound, CorruptContent, RepositoryError
+from agent.repository.content_codec import IN_PLACE, ContentCodec
+from agent.repository.content_reader import ContentReader, ReadLimits
 from agent.repository.ids import ContentId
 from agent.repository.index_entry import IndexEntry
 from agent.repository.range_plan import plan_ranges
-from agent.storage.base import BlobId
-from tests.unit.repository.made_repository import MadeRepository
+from agent.storage.base import BlobId, Buffer
+from tests.unit.repository.made_repository import CountingStorage, MadeRepository
 
 ITEMS = [b"content %d " % number * 50 for number in range(30)]
 
@@ -157,3 +159,63 @@ async def test_leaving_a_batched_read_early_leaves_no_task_behind() -> None:
     assert (await anext(stream))[1] in ITEMS
     await stream.aclose()  # type: ignore[attr-defined]
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+class OwnBuffers(CountingStorage):
+    """Hands out buffers that the reader may overwrite, as folders and buckets do."""
+
+    async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
+        return bytearray(await super().get(blob_id, offset, length))
+
+
+async def test_large_contents_come_as_parts_of_their_range_and_equal_their_copies() -> None:
+    repo = MadeRepository(OwnBuffers())
+    items = [bytes([number]) * (IN_PLACE + number) for number in range(5)] + [b"small"]
+    entries = repo.pack("p1", items)
+    repo.index(entries)
+    await repo.index_set.refresh()
+    cids = [entry.content for entry in entries]
+    views = {cid: data async for batch in repo.contents.read_views(cids) for cid, data in batch}
+    copies = {cid: data async for batch in repo.contents.read_batches(cids) for cid, data in batch}
+    assert {cid: bytes(data) for cid, data in views.items()} == copies == dict(zip(cids, items, strict=True))
+    assert [isinstance(views[cid], memoryview) for cid in cids] == [True] * 5 + [False]
+
+
+async def test_a_damaged_content_that_is_decrypted_in_place_costs_only_itself() -> None:
+    repo = MadeRepository(OwnBuffers())
+    items = [bytes([number]) * IN_PLACE for number in range(3)]
+    entries = repo.pack("p1", items)
+    repo.index(entries)
+    await repo.index_set.refresh()
+    blob = bytearray(repo.storage.blobs[BlobId("p1")])
+    blob[entries[1].offset + 40] ^= 1
+    repo.put("p1", bytes(blob))
+    failed: list[ContentId] = []
+    cids = [entry.content for entry in entries]
+    views = repo.contents.read_views(cids, on_error=lambda cid, _: failed.append(cid))
+    found = {cid: bytes(data) async for batch in views for cid, data in batch}
+    assert found == {cids[0]: items[0], cids[2]: items[2]}
+    assert failed == [cids[1]]
+
+
+async def test_all_reads_together_keep_to_the_bytes_ahead() -> None:
+    repo = MadeRepository()
+    entries = [e for number in range(8) for e in repo.pack(f"p{number}", [bytes([number]) * 1000])]
+    repo.index(entries)
+    await repo.index_set.refresh()
+    contents = ContentReader(
+        repo.storage,
+        repo.index_set,
+        ContentCodec(repo.hasher, repo.cipher),
+        repo.packs,
+        ReadLimits(parallel=8, bytes_ahead=6500),
+    )
+    cids = [entry.content for entry in entries]
+    first, second = contents.read_batches(cids[:4]), contents.read_batches(cids[4:])
+    await anext(first)
+    assert len(repo.storage.gets) == 3 + len(repo.index_set.blob_ids)
+    await anext(second)
+    assert len(repo.storage.gets) == 4 + len(repo.index_set.blob_ids)
+    await first.aclose()
+    await second.aclose()
+    assert [len(batch) async for batch in contents.read_batches(cids)] == [1] * 8

@@ -77,7 +77,7 @@ class MemoryRepository:
         cid = content_id(ord(text[0]) if len(text) % 2 else 0, bytes.fromhex(text[len(text) % 2 :]))
         return [Leaf(0, len(self.data.get(cid, b"")), cid)]
 
-    async def read_batches(
+    async def read_views(
         self, cids: Sequence[ContentId], *, on_error: Callable[[ContentId, RepositoryError], None] | None = None
     ) -> AsyncGenerator[list[tuple[ContentId, bytes]], None]:
         assert len(set(cids)) == len(cids)

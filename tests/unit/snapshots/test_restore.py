@@ -387,10 +387,10 @@ class Breaking(MemoryRepository):
         self.report = RestoreReport()
         self.reached = asyncio.Event()
 
-    async def read_batches(
+    async def read_views(
         self, cids: Sequence[ContentId], *, on_error: Callable[[ContentId, RepositoryError], None] | None = None
     ) -> AsyncGenerator[list[tuple[ContentId, bytes]], None]:
-        async for batch in super().read_batches(cids, on_error=on_error):
+        async for batch in super().read_views(cids, on_error=on_error):
             if self.left == 0:
                 while self.report.files < 20:  # noqa: ASYNC110 - only the counter tells
                     await asyncio.sleep(0)
