@@ -17,6 +17,8 @@ from agent.storage.base import BlobId, BlobMetadata, Buffer
 
 INDEX_PREFIX = "n"
 COMPACTION_LOG_PREFIX = "m"
+CLEANUP_LOG_PREFIX = "l"
+"""Of blobs that name what a later cleanup takes; only kopia's maintenance acts on them."""
 POISON_BLOB = BlobId("n00000000000000000000000000000000-repository_unreadable_by_this_kopia_version_upgrade_required")
 """Left by an upgrade to epochs, so that readers of the old kind stop."""
 
@@ -39,6 +41,7 @@ class _LogJson(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _DECODER = msgspec.json.Decoder(_LogJson)
+_CLEANUP_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def parse_compaction_log(plaintext: Buffer, blob_id: BlobId) -> CompactionLog:
@@ -48,6 +51,11 @@ def parse_compaction_log(plaintext: Buffer, blob_id: BlobId) -> CompactionLog:
         tuple(BlobId(blob.id) for blob in log.input_metadata or ()),
         tuple(BlobId(blob.id) for blob in log.output_metadata or ()),
     )
+
+
+def parse_cleanup_log(plaintext: Buffer, blob_id: BlobId) -> None:
+    """Check the decrypted JSON of a cleanup log. Raises `CorruptIndex`."""
+    gojson.decode(_CLEANUP_DECODER, plaintext, f"index cleanup log {blob_id}", CorruptIndex)
 
 
 def select_legacy_index_blobs(listing: Iterable[BlobMetadata], logs: Iterable[CompactionLog]) -> Sequence[BlobMetadata]:

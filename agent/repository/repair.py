@@ -141,7 +141,7 @@ async def repair_index(
                 return
             report.packs += 1
             try:
-                rows = await _missing_rows(parts, index, pack)
+                rows = await missing_rows(parts, index, pack)
             except BlobNotFound:
                 continue  # maintenance took it meanwhile
             except RepositoryError as error:
@@ -209,8 +209,19 @@ async def _list_packs(storage: BlobStorage) -> AsyncGenerator[BlobMetadata, None
             yield blob
 
 
-async def _missing_rows(parts: RepairParts, index: _SurvivingIndex, pack: BlobMetadata) -> list[IndexEntry]:
-    """Rows of a pack's local index that would count but are in no readable index blob."""
+class Index(Protocol):
+    """What is known already."""
+
+    def find(self, content: ContentId, /) -> IndexEntry | None:
+        """The entry in force."""
+        ...
+
+
+async def missing_rows(parts: RepairParts, index: Index, pack: BlobMetadata) -> list[IndexEntry]:
+    """Rows of a pack's local index that would count but are not in `index`.
+
+    Raises `CorruptBlob` or `CorruptIndex` when the pack has no readable local index of its own.
+    """
     tail_length = min(pack.length, TAIL_LENGTH)
     tail = memoryview(await parts.storage.get(pack.blob_id, pack.length - tail_length, tail_length))
     postamble = find_postamble(tail)
@@ -226,10 +237,10 @@ async def _missing_rows(parts: RepairParts, index: _SurvivingIndex, pack: BlobMe
         else await parts.storage.get(pack.blob_id, postamble.offset, postamble.length)
     )
 
-    def missing_rows() -> list[IndexEntry]:
+    def unknown_rows() -> list[IndexEntry]:
         return _unknown_rows(_open_local_index(parts, pack.blob_id, postamble.iv, sealed), index, pack, postamble)
 
-    return await asyncio.to_thread(missing_rows)
+    return await asyncio.to_thread(unknown_rows)
 
 
 def _open_local_index(parts: RepairParts, pack: BlobId, iv: bytes, sealed: Buffer) -> MappedIndex:
@@ -243,9 +254,7 @@ def _open_local_index(parts: RepairParts, pack: BlobId, iv: bytes, sealed: Buffe
     return MappedIndex(plaintext, name)
 
 
-def _unknown_rows(
-    local: MappedIndex, index: _SurvivingIndex, pack: BlobMetadata, postamble: Postamble
-) -> list[IndexEntry]:
+def _unknown_rows(local: MappedIndex, index: Index, pack: BlobMetadata, postamble: Postamble) -> list[IndexEntry]:
     missing = []
     for row in local.entries():
         if row.pack == pack.blob_id:

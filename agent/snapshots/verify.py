@@ -257,6 +257,8 @@ class _Verify:
         self._report.files_read += chosen
         try:
             parsed = parse_object_id(entry.obj)
+            if len(parsed.content) < 2:
+                raise CorruptObject(f"object id {entry.obj!r} names no content")
             if not parsed.indirection:
                 await self._piece(Piece(path, 0, entry.size, parsed.content, parsed.compressed), chosen)
                 return

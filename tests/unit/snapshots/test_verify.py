@@ -46,24 +46,6 @@ async def test_a_sound_repository_is_good(golden_repository, name: str) -> None:
     assert msgspec.json.decode(msgspec.json.encode(report), type=RepositoryReport) == report
 
 
-def _recipes() -> list[str]:
-    return [
-        *("pack-content-bit", "pack-content-nonce-bit", "pack-half", "pack-zero-length", "pack-removed"),
-        *("pack-first-removed", "pack-swapped", "dir-content-bit", "dir-pack-removed", "manifest-pack-bit"),
-        *("index-bit", "index-truncated", "index-foreign", "index-removed", "entry-without-object"),
-        *("snapshot-mode-number", "session-marker-garbage", "maintenance-blob-garbage", "v1-index-bit"),
-    ]
-
-
-@pytest.mark.parametrize("recipe_id", _recipes())
-async def test_damage_is_found(golden: Path, golden_repository, recipe_id: str) -> None:
-    recipe = load_recipes(golden)[recipe_id]
-    folder = golden_repository(recipe["repository"])
-    apply_recipe(folder, recipe)
-    report = await verify_all(folder, recipe.get("password", PASSWORD), 100)
-    assert isinstance(report, LighterageError) or not report.good or report.warnings
-
-
 async def test_a_missing_pack_is_found_without_reading_and_the_files_are_named(golden: Path, golden_repository) -> None:
     recipe = load_recipes(golden)["pack-removed"]
     folder = golden_repository(recipe["repository"])
