@@ -1,11 +1,11 @@
-"""Chunks of large files between the thread that reads and the threads that hash: buffers, order, holes."""
+"""What large files on their way share: buffers, the order of chunks, parts still to be read, holes."""
 
 from __future__ import annotations
 
 import mmap
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -29,54 +29,33 @@ class Slabs:
     def __init__(self, size: int, count: int, cancellation: Cancellation) -> None:
         self.size = size
         self._cancellation = cancellation
-        self._free: SimpleQueue[mmap.mmap] = SimpleQueue()
+        self._free: SimpleQueue[memoryview] = SimpleQueue()
         self._left = count
         self._lock = threading.Lock()
 
-    def take(self) -> Slab:
+    def take(self) -> memoryview:
         """A free one; waits for it. Raises `CanceledError`."""
-        while True:
+        while (slab := self.take_if_free()) is None:
             try:
-                return Slab(self, self._free.get_nowait())
-            except Empty:
-                with self._lock:
-                    if self._left:
-                        self._left -= 1
-                        return Slab(self, mmap.mmap(-1, self.size))
-            try:
-                return Slab(self, self._free.get(timeout=_POLL))
+                return self._free.get(timeout=_POLL)
             except Empty:
                 self._cancellation.check()
+        return slab
 
-    def give_back(self, buffer: mmap.mmap) -> None:
+    def take_if_free(self) -> memoryview | None:
+        """A free one, None when all are in use."""
+        try:
+            return self._free.get_nowait()
+        except Empty:
+            with self._lock:
+                if not self._left:
+                    return None
+                self._left -= 1
+            return memoryview(mmap.mmap(-1, self.size))
+
+    def give_back(self, slab: memoryview) -> None:
         """Nobody looks at it any more."""
-        self._free.put(buffer)
-
-
-class Slab:
-    """A buffer in use by its reader and by the chunks that lie in it."""
-
-    __slots__ = ("_buffer", "_lock", "_slabs", "_users", "view")
-
-    def __init__(self, slabs: Slabs, buffer: mmap.mmap) -> None:
-        self._slabs = slabs
-        self._buffer = buffer
-        self._users = 1
-        self._lock = threading.Lock()
-        self.view = memoryview(buffer)
-
-    def use(self) -> None:
-        """One more."""
-        with self._lock:
-            self._users += 1
-
-    def release(self) -> None:
-        """One less; after the last the buffer goes back."""
-        with self._lock:
-            self._users -= 1
-            last = not self._users
-        if last:
-            self._slabs.give_back(self._buffer)
+        self._free.put(slab)
 
 
 class Chunks:
@@ -139,6 +118,41 @@ class Chunks:
         """Bytes of what `done` gives."""
         with self._changed:
             return sum(self._lengths)
+
+
+class PartQueue:
+    """The parts of one file, for however many threads read it. Thread-safe."""
+
+    def __init__(self, count: int) -> None:
+        self._changed = threading.Condition()
+        self._numbers = iter(range(count))
+        self._active = 0
+        self._failure: BaseException | None = None
+
+    def run(self, read: Callable[[int], None]) -> None:
+        """Read parts by their number as long as there are any; a failure is kept for `wait`."""
+        while True:
+            with self._changed:
+                number = None if self._failure else next(self._numbers, None)
+                if number is None:
+                    return
+                self._active += 1
+            failure: BaseException | None = None
+            try:
+                read(number)
+            except BaseException as error:  # noqa: BLE001 - raised again by `wait`
+                failure = error
+            with self._changed:
+                self._failure = self._failure or failure
+                self._active -= 1
+                self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Until nobody reads any more. Raises what failed first."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._active)
+            if self._failure is not None:
+                raise self._failure
 
 
 class Holes:

@@ -1,10 +1,9 @@
-"""Files from the volume into the repository: small ones in batches, large ones as chunks in parallel.
+"""Files from the volume into the repository: batches of those that are one chunk, large ones chunk by chunk.
 
-The walk (`upload_tree.py`) hands work over and goes on; futures come back. Small files are read natively and written as
-one batch. A large file is read into pooled slabs by one thread, which splits it, while a shared pool hashes and seals
-its chunks in place; the order is kept by number. Beyond the policy's limit it is cut into parts with a fresh splitter
-each, as kopia does (§6.2, §14.7). Memory is slabs × their size, however many and large the files are. Holes are not
-read: the content of a chunk of zeros is made once.
+The walk (`upload_tree.py`) hands work over and goes on; futures come back. Small files are read natively into fresh
+memory, middling ones into a pooled slab; either way one thread reads, hashes and seals a whole batch. Large files are
+split by `upload_stream.py`; beyond the policy's limit they are cut into parts with a fresh splitter each, as kopia does
+(§6.2, §14.7), and several threads read one file. Memory is slabs × their size, however many and large the files are.
 """
 
 from __future__ import annotations
@@ -12,24 +11,17 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
-from agent import _native
-from agent.base.errors import CanceledError
 from agent.repository.ids import NO_PREFIX, ObjectId, content_text
 from agent.snapshots.directory_write import UploadSink
 from agent.snapshots.progress import Cancellation, UploadProgress
-from agent.snapshots.upload_chunks import Chunks, ChunkSource, Holes, Slab, Slabs
-from agent.snapshots.upload_plan import FilePlan
+from agent.snapshots.upload_chunks import Chunks, ChunkSource, Holes, PartQueue, Slabs
+from agent.snapshots.upload_plan import MIDDLING_FILE, FilePlan
+from agent.snapshots.upload_stream import LARGEST_CHUNK, READ_PIECE, StreamUpload
 from agent.volumes.attributes import Attributes
-from agent.volumes.tree_read import DirectoryReader, FileContent, Unreadable
-
-READ_PIECE = 4 * 1024 * 1024
-_SLAB_CHUNKS = 2
-_POLL = 0.2
-_LARGEST_CHUNK = 16 * 1024 * 1024
-"""Of any splitter that a policy may name; slabs are touched no further than the splitter in use needs."""
-_ZERO_PROBE = 4096
+from agent.volumes.tree_read import DirectoryReader, FileContent, FileReader, Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +52,35 @@ class FileUploads:
         self._sink = sink
         self._cancellation = cancellation
         self._progress = progress
-        self._slabs = Slabs(_SLAB_CHUNKS * _LARGEST_CHUNK, 2 * threads + 1, cancellation)
-        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
-        self._hashers = ThreadPoolExecutor(threads, thread_name_prefix="hash")
-        self._zeros: dict[tuple[int, int], ObjectId] = {}
+        self._threads = threads
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="upload")
+        self._helpers = ThreadPoolExecutor(threads, thread_name_prefix="hash")
+        # Each worker holds at most one; what is left is handed to helpers.
+        self._slabs = Slabs(LARGEST_CHUNK + READ_PIECE, threads + 1, cancellation)
+        self._stream = StreamUpload(sink, cancellation, progress, self._slabs, self._helpers)
 
     def close(self) -> None:
         """Give up what has not begun and wait for what has; again does nothing. Before what is read from is closed."""
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        self._hashers.shutdown(wait=True, cancel_futures=True)
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._helpers.shutdown(wait=True)
 
-    # ---- small files and links ----
+    # ---- files of one chunk, and links ----
 
     def small(
         self, reader: DirectoryReader, names: Sequence[bytes], limit: int, total: int, plan: FilePlan
     ) -> Future[list[Stored | Unreadable | None]]:
         """Store files of at most `limit` bytes, together `total`. None is one that has grown: take `large`."""
-        return self._hashers.submit(self._small, reader, names, limit, total, plan)
+        return self._workers.submit(self._small, reader, names, limit, total, plan)
+
+    def middling(
+        self, reader: DirectoryReader, names: Sequence[bytes], plan: FilePlan
+    ) -> Future[list[Stored | Unreadable | None]]:
+        """Store files of at most `plan.middling_limit` bytes. None is one that has grown: take `large`."""
+        return self._workers.submit(self._middling, reader, names, plan)
 
     def links(self, reader: DirectoryReader, names: Sequence[bytes]) -> Future[list[Stored | Unreadable | None]]:
         """Store where symbolic links point."""
-        return self._hashers.submit(self._links, reader, names)
+        return self._workers.submit(self._links, reader, names)
 
     def _small(
         self, reader: DirectoryReader, names: Sequence[bytes], limit: int, total: int, plan: FilePlan
@@ -110,6 +110,59 @@ class FileUploads:
                 results.append(Stored(next(objects), len(item.data), 1, item.attributes))
         return results
 
+    def _middling(
+        self, reader: DirectoryReader, names: Sequence[bytes], plan: FilePlan
+    ) -> list[Stored | Unreadable | None]:
+        results: list[Stored | Unreadable | None] = [None] * len(names)
+        room = plan.middling_limit + 1
+        slab = self._slabs.take()
+        try:
+            filled = 0
+            found: list[tuple[int, Attributes, memoryview]] = []
+            for i, name in enumerate(names):
+                if filled > MIDDLING_FILE:
+                    self._write_found(found, plan, results)
+                    found, filled = [], 0
+                read = self._read_middling(reader, name, slab[filled : filled + room])
+                if isinstance(read, Unreadable):
+                    results[i] = read
+                elif len(read[1]) < room:
+                    found.append((i, *read))
+                    filled += len(read[1])
+            self._write_found(found, plan, results)
+        finally:
+            self._slabs.give_back(slab)
+        return results
+
+    def _read_middling(
+        self, reader: DirectoryReader, name: bytes, buffer: memoryview
+    ) -> tuple[Attributes, memoryview] | Unreadable:
+        """The file; a full buffer means that it is too large for it."""
+        self._cancellation.check()
+        opened = reader.open_file(name)
+        if isinstance(opened, Unreadable):
+            return opened
+        with opened:
+            try:
+                got = opened.readinto_at(buffer, 0)
+            except OSError as error:
+                return Unreadable(name, error.errno or errno.EIO)
+            return opened.attributes, buffer[:got]
+
+    def _write_found(
+        self,
+        found: Sequence[tuple[int, Attributes, memoryview]],
+        plan: FilePlan,
+        results: list[Stored | Unreadable | None],
+    ) -> None:
+        data = [content for _, _, content in found]
+        size = sum(map(len, data))
+        self._progress.read(size)
+        contents = self._sink.write_contents(data, NO_PREFIX, plan.compression)
+        self._progress.hashed(size)
+        for (i, attributes, content), cid in zip(found, contents, strict=True):
+            results[i] = Stored(ObjectId(content_text(cid)), len(content), 1, attributes)
+
     def _links(self, reader: DirectoryReader, names: Sequence[bytes]) -> list[Stored | Unreadable | None]:
         self._cancellation.check()
         try:
@@ -135,7 +188,7 @@ class FileUploads:
     def large(self, reader: DirectoryReader, name: bytes, size: int, plan: FilePlan) -> LargeFile:
         """Store one file of about `size` bytes."""
         file = LargeFile(name)
-        self._readers.submit(self._run, file, lambda: self._large(file, reader, size, plan))
+        self._workers.submit(self._run, file, lambda: self._large(file, reader, size, plan))
         return file
 
     def device(self, file: LargeFile, source: ChunkSource, size: int, holes: Holes, plan: FilePlan) -> LargeFile:
@@ -144,11 +197,11 @@ class FileUploads:
         def store() -> Stored:
             chunks = Chunks()
             file.parts.append(chunks)
-            self._read_part(source, 0, size, holes=holes, plan=plan, chunks=chunks)
+            self._stream.read(source, 0, size, holes=holes, plan=plan, chunks=chunks)
             chunks.wait(self._cancellation)
             return Stored(self._sink.assemble(chunks.done(), compression=plan.list_compression), chunks.length, 1, None)
 
-        self._readers.submit(self._run, file, store)
+        self._workers.submit(self._run, file, store)
         return file
 
     def _run(self, file: LargeFile, store: Callable[[], Stored | Unreadable]) -> None:
@@ -166,21 +219,34 @@ class FileUploads:
             return opened
         with opened:
             attributes = opened.attributes
-            holes = Holes(opened.data_ranges(), attributes.size) if opened.may_have_holes else Holes()
             if plan.whole_objects and plan.compression:
                 return self._serial(opened, attributes, plan)
             # The directory's size decides, as in kopia: the last part reads to the end and may be empty (§14.7).
             count = size // plan.part_size + 1 if plan.part_size and size > plan.part_size else 1
             file.parts += [Chunks() for _ in range(count)]
-            for number, chunks in enumerate(file.parts):
-                start = number * plan.part_size
-                end = start + plan.part_size if number + 1 < count else None
-                self._read_part(opened, start, end, holes=holes, plan=plan, chunks=chunks)
+            self._read_parts(file, opened, plan)
             for chunks in file.parts:
                 chunks.wait(self._cancellation)
         entries = (chunk for chunks in file.parts for chunk in chunks.done())
         obj = self._sink.assemble(entries, compression=plan.list_compression)
         return Stored(obj, sum(chunks.length for chunks in file.parts), count, attributes)
+
+    def _read_parts(self, file: LargeFile, opened: FileReader, plan: FilePlan) -> None:
+        """Read all parts, with the help of workers that have nothing else to do; none of them reads afterwards."""
+        count, sparse = len(file.parts), opened.may_have_holes
+
+        def read(number: int) -> None:
+            holes = Holes(opened.data_ranges(), opened.attributes.size) if sparse else Holes()
+            start = number * plan.part_size
+            end = start + plan.part_size if number + 1 < count else None
+            self._stream.read(opened, start, end, holes=holes, plan=plan, chunks=file.parts[number])
+
+        queue = PartQueue(count)
+        for _ in range(min(count, self._threads) - 1):
+            with suppress(RuntimeError):  # the run ends, which `read` sees too
+                self._workers.submit(queue.run, read)
+        queue.run(read)
+        queue.wait()
 
     def _serial(self, source: ChunkSource, attributes: Attributes, plan: FilePlan) -> Stored:
         part = self._sink.new_part(plan.compression, plan.splitter.name)
@@ -189,103 +255,13 @@ class FileUploads:
             at = 0
             while True:
                 self._cancellation.check()
-                got = source.readinto_at(slab.view[:READ_PIECE], at)
-                part.write(slab.view[:got])
+                got = source.readinto_at(slab[:READ_PIECE], at)
+                part.write(slab[:got])
                 self._progress.read(got)
                 self._progress.hashed(got)
                 at += got
                 if got < READ_PIECE:
                     break
         finally:
-            slab.release()
+            self._slabs.give_back(slab)
         return Stored(self._sink.concatenate([part.finish()], plan.list_compression), at, 1, attributes)
-
-    def _read_part(
-        self, source: ChunkSource, start: int, end: int | None, *, holes: Holes, plan: FilePlan, chunks: Chunks
-    ) -> None:
-        """Read from `start` to `end` or to the end of the file, split, and have the chunks written."""
-        splitter = plan.splitter
-        limit = min(_SLAB_CHUNKS * max(splitter.max_chunk, READ_PIECE), self._slabs.size)
-        slab = self._slabs.take()
-        at = start
-        begin = filled = scanned = 0
-        try:
-            while True:
-                self._cancellation.check()
-                chunks.check()
-                chunk_at = at - (filled - begin)
-                if zeros := holes.zeros_at(chunk_at, end) // splitter.min_chunk:
-                    # A chunk begins in a hole: what was read of it already is given up, the rest is not read at all.
-                    filled, scanned = begin, 0
-                    at = chunk_at + self._put_zeros(chunks, zeros, plan)
-                    if at == end:
-                        break
-                    continue
-                if filled + READ_PIECE > limit:
-                    slab, begin, filled = self._next_slab(slab, begin, filled)
-                wanted = READ_PIECE if end is None else min(READ_PIECE, end - at)
-                got = source.readinto_at(slab.view[filled : filled + wanted], at)
-                self._progress.read(got)
-                at += got
-                filled += got
-                while cut := splitter.find_cut(slab.view[begin:filled], filled - begin, scanned):
-                    self._put(chunks, slab, begin, begin + cut, plan)
-                    begin, scanned = begin + cut, 0
-                scanned = filled - begin
-                if got < wanted or at == end:
-                    break
-            if filled > begin or not chunks.given:
-                self._put(chunks, slab, begin, filled, plan)
-        finally:
-            slab.release()
-
-    def _next_slab(self, slab: Slab, begin: int, filled: int) -> tuple[Slab, int, int]:
-        """Go on in another slab with what is not cut yet."""
-        other = self._slabs.take()
-        other.view[: filled - begin] = slab.view[begin:filled]
-        slab.release()
-        return other, 0, filled - begin
-
-    def _put(self, chunks: Chunks, slab: Slab, begin: int, end: int, plan: FilePlan) -> None:
-        number = chunks.number()
-        slab.use()
-        try:
-            self._hashers.submit(self._write, chunks, number, slab=slab, begin=begin, end=end, plan=plan)
-        except RuntimeError as error:
-            slab.release()
-            raise CanceledError("the backup has ended") from error
-
-    def _write(self, chunks: Chunks, number: int, *, slab: Slab, begin: int, end: int, plan: FilePlan) -> None:
-        try:
-            self._cancellation.check()
-            data, length = slab.view[begin:end], end - begin
-            if length == plan.splitter.min_chunk and _is_zero(data):
-                chunks.put(number, length, self._zero_chunk(plan))
-            else:
-                content = self._sink.write_content(data, NO_PREFIX, plan.compression)
-                chunks.put(number, length, ObjectId(content_text(content)))
-            self._progress.hashed(length)
-        except BaseException as error:  # noqa: BLE001 - raised again by the reader of this file
-            chunks.fail(error)
-        finally:
-            slab.release()
-
-    def _put_zeros(self, chunks: Chunks, count: int, plan: FilePlan) -> int:
-        """So many chunks of zeros; how many bytes that is."""
-        length, obj = plan.splitter.min_chunk, self._zero_chunk(plan)
-        for _ in range(count):
-            chunks.put(chunks.number(), length, obj)
-        self._progress.hashed(count * length)
-        return count * length
-
-    def _zero_chunk(self, plan: FilePlan) -> ObjectId:
-        """The object of the chunk into which this splitter cuts zeros (§6.3)."""
-        key = (plan.splitter.min_chunk, plan.compression)
-        if key not in self._zeros:
-            content = self._sink.write_content(bytes(key[0]), NO_PREFIX, plan.compression)
-            self._zeros[key] = ObjectId(content_text(content))
-        return self._zeros[key]
-
-
-def _is_zero(data: memoryview) -> bool:
-    return not any(data[:_ZERO_PROBE]) and not _native.data_runs(data, _ZERO_PROBE)

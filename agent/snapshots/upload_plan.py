@@ -11,6 +11,9 @@ from agent.snapshots.policy import Policy
 SMALL_FILE = 128 * 1024
 """Files up to this size are read in batches, unless chunks can be smaller than that."""
 
+MIDDLING_FILE = 4 * 1024 * 1024
+"""Files up to this size are read by one thread into one buffer, when the splitter cannot cut them."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FilePlan:
@@ -29,7 +32,17 @@ class FilePlan:
     @property
     def small_limit(self) -> int:
         """Files up to this size are one chunk and are read in batches."""
-        return min(SMALL_FILE, self.splitter.min_chunk - 1)
+        return min(SMALL_FILE, self._whole_limit)
+
+    @property
+    def middling_limit(self) -> int:
+        """Files up to this size are one chunk and may be written as a content; 0: none larger than `small_limit`."""
+        return 0 if self.whole_objects and self.compression else min(MIDDLING_FILE, self._whole_limit)
+
+    @property
+    def _whole_limit(self) -> int:
+        """The largest size that is neither cut into chunks nor into parts."""
+        return min(self.splitter.min_chunk - 1, self.part_size or self.splitter.min_chunk)
 
 
 class Plans:

@@ -74,11 +74,12 @@ class Run:
 
 
 class _Batch:
-    """Small files that will be read together."""
+    """Files that will be read together, each of at most `limit` bytes."""
 
-    __slots__ = ("limit", "places", "size")
+    __slots__ = ("limit", "places", "plan", "size")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, plan: FilePlan, limit: int) -> None:
+        self.plan = plan
         self.limit = limit
         self.places: list[int] = []
         self.size = 0
@@ -239,13 +240,17 @@ class TreeUpload:
         """Have the files and links at these places read and written."""
         uploads, reader, policy = self._run.uploads, span.frame.reader, self._policy(span.frame)
         links: list[int] = []
-        batches: dict[FilePlan, _Batch] = {}
+        small: dict[FilePlan, _Batch] = {}
+        middling: dict[FilePlan, _Batch] = {}
         plan_for, names, attributes, sizes = self._run.plans.file, span.names, span.attributes, span.sizes
 
-        def send(plan: FilePlan, batch: _Batch) -> None:
-            chosen, wanted = batch.places, [names[i] for i in batch.places]
-            room = batch.size + plan.small_limit
-            span.jobs.append((chosen, uploads.small(reader, wanted, plan.small_limit, room, plan)))
+        def send(batch: _Batch) -> None:
+            chosen, wanted, plan = batch.places, [names[i] for i in batch.places], batch.plan
+            if batch.limit == plan.small_limit:
+                job = uploads.small(reader, wanted, plan.small_limit, batch.size + plan.small_limit, plan)
+            else:
+                job = uploads.middling(reader, wanted, plan)
+            span.jobs.append((chosen, job))
             batch.places, batch.size = [], 0
 
         for i in new:
@@ -254,21 +259,24 @@ class TreeUpload:
                 links.append(i)
                 continue
             plan = plan_for(policy, names[i], size)
-            batch = batches.get(plan)
+            batch = small.get(plan)
             if batch is None:
-                batch = batches[plan] = _Batch(plan.small_limit)
+                batch = small[plan] = _Batch(plan, plan.small_limit)
+                middling[plan] = _Batch(plan, plan.middling_limit)
+            if size > batch.limit:
+                batch = middling[plan]
+                self._run.progress.current = span.frame.below(names[i])
             if size > batch.limit:
                 span.large.append((i, uploads.large(reader, names[i], size, plan)))
-                self._run.progress.current = span.frame.below(names[i])
                 continue
             batch.places.append(i)
             batch.size += size
             if len(batch.places) >= BATCH_FILES or batch.size >= BATCH_BYTES:
-                send(plan, batch)
+                send(batch)
         self.stats.non_cached_files += len(new) - len(links)
-        for plan, batch in batches.items():
+        for batch in (*small.values(), *middling.values()):
             if batch.places:
-                send(plan, batch)
+                send(batch)
         for start in range(0, len(links), BATCH_FILES):
             chosen = links[start : start + BATCH_FILES]
             span.jobs.append((chosen, uploads.links(reader, [span.names[i] for i in chosen])))

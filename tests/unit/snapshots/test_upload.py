@@ -20,6 +20,7 @@ from agent.snapshots.policy import policy_labels
 from agent.snapshots.progress import Cancellation, UploadProgress
 from agent.snapshots.recheck import revive_deleted
 from agent.snapshots.upload_file import FileUploads
+from agent.snapshots.upload_stream import StreamUpload
 from agent.volumes.tree_read import DirectoryReader, Unreadable
 from tests.unit.snapshots.backup_kit import (
     SOURCE,
@@ -444,9 +445,9 @@ async def test_a_killed_run_is_resumed_from_its_checkpoint(storage, tmp_path, mo
 
 async def test_the_written_part_of_an_unfinished_file_is_kept_alive(storage, tmp_path, monkeypatch):
     folder = tmp_path / "data"
-    fill(folder, {"big": BIG * 4})
+    fill(folder, {"big": BIG * 8})
     saved, some_are_there = [], threading.Event()
-    partial, write = walk.TreeUpload.partial, FileUploads._write
+    partial, write = walk.TreeUpload.partial, StreamUpload._write
 
     def remember(self, reason):
         entry = partial(self, reason)
@@ -455,12 +456,12 @@ async def test_the_written_part_of_an_unfinished_file_is_kept_alive(storage, tmp
             some_are_there.set()
         return entry
 
-    def write_slowly(self, chunks, number, **where):
-        assert number < 5 or some_are_there.wait(30)
-        write(self, chunks, number, **where)
+    def write_slowly(self, chunks, slab, cuts, plan):
+        assert cuts[0][0] == 0 or some_are_there.wait(30)
+        write(self, chunks, slab, cuts, plan)
 
     monkeypatch.setattr(walk.TreeUpload, "partial", remember)
-    monkeypatch.setattr(FileUploads, "_write", write_slowly)
+    monkeypatch.setattr(StreamUpload, "_write", write_slowly)
     monkeypatch.setattr(walk, "_POLL", 0.01)
     await back_up(storage, folder, checkpoint_interval=0)
     names = set()
@@ -470,7 +471,7 @@ async def test_the_written_part_of_an_unfinished_file_is_kept_alive(storage, tmp
         for path, (_, data) in found.items():
             if ".checkpointed." in path:
                 assert data
-                assert (BIG * 4).startswith(data)
+                assert (BIG * 8).startswith(data)
     assert any(name.startswith("/.checkpointed.big.") for name in names)
 
 
@@ -527,3 +528,36 @@ async def test_a_damaged_parent_costs_reading_again(storage, tree):
     assert progress.files_cached == 0
     assert any("cannot compare" in warning for warning in result.warnings)
     assert result.snapshot.root == first.snapshot.root
+
+
+@pytest.fixture(scope="module")
+def blobs_of_large_chunks():
+    return new_blobs(splitter="DYNAMIC-1M-BUZHASH")
+
+
+@pytest.mark.parametrize("size", [131_071, 131_072, 131_073, 524_286, 524_287, 524_288, 600_000])
+async def test_a_file_too_short_to_be_cut_is_read_whole(blobs_of_large_chunks, tmp_path, size):
+    storage = storage_with(blobs_of_large_chunks)
+    fill(tmp_path / "data", {"f": BIG[:size], "g": BIG[1 : size + 1]})
+    result, progress = await back_up(storage, tmp_path / "data")
+    found = await contents_of(storage, result.snapshot.root)
+    assert found["/f"][1] == BIG[:size]
+    assert found["/g"][1] == BIG[1 : size + 1]
+    assert progress.bytes_read == 2 * size
+
+
+async def test_a_middling_file_that_grows_is_stored_whole(blobs_of_large_chunks, tmp_path, monkeypatch):
+    storage = storage_with(blobs_of_large_chunks)
+    fill(tmp_path / "data", {"f": BIG[:300_000], "g": BIG[:200_000]})
+    middling = FileUploads.middling
+
+    def grow(self, reader, names, plan):
+        (tmp_path / "data" / "f").write_bytes(BIG)
+        return middling(self, reader, names, plan)
+
+    monkeypatch.setattr(FileUploads, "middling", grow)
+    result, _ = await back_up(storage, tmp_path / "data")
+    found = await contents_of(storage, result.snapshot.root)
+    assert found["/f"][1] == BIG
+    assert found["/g"][1] == BIG[:200_000]
+    assert result.warnings == ("f changed while it was read",)
