@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from concurrent.futures import Executor
+from typing import Protocol, TypeVar
 
 from agent.base.clock import Clock
 from agent.base.errors import LighterageError
@@ -24,6 +25,8 @@ from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.pack_upload import PackUploader
 from agent.repository.write_session import SessionMarkers, WriteSession
 from agent.storage.base import BlobId, Buffer
+
+_T = TypeVar("_T")
 
 
 class OwnIndexes(Protocol):
@@ -48,7 +51,10 @@ class Flusher:
         indexes: OwnIndexes,
         check_format: Callable[[], Awaitable[None]],
         clock: Clock,
+        threads: Executor,
     ) -> None:
+        """`threads` is for nobody else: whoever writes may wait for a flush, which must never wait for him."""
+        self._threads = threads
         self._contents = contents
         self._manifests = manifests
         self._uploader = uploader
@@ -71,9 +77,9 @@ class Flusher:
         """
         async with self._lock:
             await self._commit_closed()
-            written = await asyncio.to_thread(self._manifests.write_pending)
+            written = await self._in_thread(self._manifests.write_pending)
             if write_last is not None:
-                await asyncio.to_thread(write_last)
+                await self._in_thread(write_last)
             self._contents.begin_flush()
             await self._commit_closed()
             self._manifests.committed(written)
@@ -85,6 +91,9 @@ class Flusher:
             self._contents.begin_flush()
             await self._commit_closed()
 
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
     async def _commit_closed(self) -> None:
         for session in self._contents.flushing():
             await self._commit(session)
@@ -93,9 +102,9 @@ class Flusher:
     async def _commit(self, session: WriteSession) -> None:
         contents = self._contents
         await self._uploader.wait_until(lambda: contents.is_sealed(session))
-        await asyncio.to_thread(contents.close_packs, session)
+        await self._in_thread(lambda: contents.close_packs(session))
         await self._uploader.wait_until(lambda: contents.is_uploaded(session))
-        shards = await asyncio.to_thread(contents.build_indexes, session)
+        shards = await self._in_thread(lambda: contents.build_indexes(session))
         await self._check_format()
         await self._markers.ensure(session)
         blobs = await self._committer.commit(session.session_id, shards)

@@ -67,6 +67,7 @@ class FormatManager:
         self._max_age_ns = int(max(0.0, min(max_age_s, MAX_AGE_S)) * NANOSECONDS)
         self._lock = asyncio.Lock()
         self._fetched_ns = 0
+        self._from_cache = False
         self._format: RepositoryFormat
         self._object_lock: ObjectLock | None = None
 
@@ -96,6 +97,19 @@ class FormatManager:
             # The password may have changed, or an upgrade ended, since the blobs were cached.
             await manager._open_with_password(await manager._read(believe_cache=False), password)
         return manager
+
+    async def reload(self, password: str) -> bool:
+        """Forget what was cached, read, derive and open once more; whether the format is another one now.
+
+        For whoever finds that nothing can be read with a format that came from the cache: the repository may have been
+        created anew in the same place. Returns False at once when it did not come from the cache. Raises as `load`.
+        """
+        async with self._lock:
+            if not self._from_cache:
+                return False
+            before = self._format
+            await self._open_with_password(await self._read(believe_cache=False), password)
+            return before != self._format
 
     @property
     def format(self) -> RepositoryFormat:
@@ -151,6 +165,7 @@ class FormatManager:
         opened = open_format(envelope, key)
         object_lock = None if blobs.blobcfg is None else parse_blobcfg(blobs.blobcfg, envelope.unique_id, key)
         self._format, self._object_lock, self._fetched_ns = opened, object_lock, blobs.fetched_ns
+        self._from_cache = blobs.cached
 
     def _fresh(self, fetched_ns: int) -> bool:
         return 0 <= self._clock.now_ns() - fetched_ns < self._max_age_ns

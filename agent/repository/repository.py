@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from agent.base.clock import Clock, SystemClock
-from agent.base.errors import RepositoryReadOnly
+from agent.base.errors import RepositoryError, RepositoryReadOnly
 from agent.repository.content_cache import PackCache
 from agent.repository.content_codec import ContentCodec
 from agent.repository.content_reader import ContentReader, ReadLimits
@@ -120,14 +120,31 @@ class Repository:
         manager = await FormatManager.load(
             storage, password, cache_dir=folder, clock=options.clock, max_age_s=options.max_format_age_s
         )
+        try:
+            repository, caches = await cls._load(storage, manager, folder, options)
+        except RepositoryError:
+            if not await manager.reload(password):
+                raise
+            # The repository was created anew since its format was cached.
+            repository, caches = await cls._load(storage, manager, folder, options)
+        try:
+            yield repository
+        finally:
+            await asyncio.to_thread(caches.close)
+
+    @classmethod
+    async def _load(
+        cls, storage: BlobStorage, manager: FormatManager, folder: Path | None, options: OpenOptions
+    ) -> tuple[Repository, _Caches]:
         caches = await asyncio.to_thread(_open_caches, storage, manager.format, folder, options)
         try:
             repository = cls(storage, manager, caches, options)
             await repository.index.refresh()
             await repository.manifests.load()
-            yield repository
-        finally:
+        except BaseException:
             await asyncio.to_thread(caches.close)
+            raise
+        return repository, caches
 
     @classmethod
     async def create(

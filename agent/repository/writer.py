@@ -3,8 +3,8 @@
 `Repository.writer()` makes one with `open_writer`; upload, retention and maintenance write through it and see none of
 the modules below it. One writer writes for as long as its owner likes and commits as often: `flush` is the barrier.
 
-Threads that write may wait for uploads, and uploads and flushes use the loop's default executor now and then: a caller
-with more than a thread or two brings its own executor, or all of them could wait for each other.
+Threads that write may wait for uploads and flushes; a flush therefore has threads of its own. Storage and caches use
+the loop's default executor now and then: a caller with many threads brings its own, or all could wait for each other.
 
     threads → ContentWriter → PackUploader → storage          flush: Flusher → IndexCommitter → storage → index
               (object_writer)                                        (manifest_writer)
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,6 +46,8 @@ from agent.repository.write_session import SessionMarkers
 from agent.storage.base import BlobStorage, Buffer
 
 ZSTD_FASTEST = 0x1101
+MAX_PACK_SIZE = 120 << 20
+"""Bytes, the largest that kopia allows; what a format blob says beyond that does not make us map more memory."""
 _DRIFT_S = 5 * 60
 
 
@@ -220,6 +223,7 @@ async def open_writer(parts: WriterParts, options: WriterOptions) -> AsyncIterat
     maintenance, under a marker that protects them for four days. Threads that still write get `CanceledError`.
     """
     failure: Exception | None = None
+    threads = ThreadPoolExecutor(2, thread_name_prefix="flush")
     async with asyncio.TaskGroup() as tasks:
         storage = RetainingStorage(parts.storage, lambda: parts.formats.object_lock, parts.clock)
         repository_format = parts.formats.format
@@ -251,6 +255,7 @@ async def open_writer(parts: WriterParts, options: WriterOptions) -> AsyncIterat
             indexes=parts.index,
             check_format=check_format,
             clock=parts.clock,
+            threads=threads,
         )
         objects = ObjectFormat(contents, splitter, options.metadata_compression)
         schedule = FlushSchedule(flusher, contents, uploader, parts.clock, options.flush_interval)
@@ -264,6 +269,7 @@ async def open_writer(parts: WriterParts, options: WriterOptions) -> AsyncIterat
             contents.fail(CanceledError("the repository writer has ended, nothing can be written any more"))
             scheduled.cancel()
             uploader.cancel()
+            threads.shutdown(wait=False)
     if failure is not None:
         raise failure
 
@@ -276,7 +282,7 @@ def _pack_format(parts: WriterParts) -> PackFormat:
         parts.cipher,
         repository_format.version,
         repository_format.index_version,
-        repository_format.max_pack_size,
+        min(repository_format.max_pack_size, MAX_PACK_SIZE),
         b"" if copy is None else encode_recovery_block(copy),
     )
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from agent.base.clock import Clock
-from agent.repository.ids import ManifestId, ObjectId
+from agent.repository.ids import ManifestId
 from agent.repository.repository import Repository
 from agent.repository.writer import RepositoryWriter
 from agent.snapshots.bridge import Bridge, object_reader
@@ -39,6 +39,7 @@ from agent.snapshots.store import (
 )
 from agent.snapshots.upload_file import FileUploads
 from agent.snapshots.upload_plan import Plans
+from agent.snapshots.upload_single import SingleFileUpload, is_single_file
 from agent.snapshots.upload_tree import Run, TreeUpload
 from agent.volumes.tree_read import open_directory
 
@@ -111,7 +112,7 @@ async def upload_tree(
     progress: UploadProgress | None = None,
     cancellation: Cancellation | None = None,
 ) -> UploadResult:
-    """Back up the tree at `path` as `source`, save the snapshot, and tombstone incomplete ones it supersedes.
+    """Back up the tree or file at `path` as `source`, save the snapshot, and tombstone incomplete ones it supersedes.
 
     Everything is flushed when it returns. Raises `SourceNotFound` and `SourceUnreadable` for the root (with
     `fail_fast` for any entry), `InvalidPolicy`, and what the repository raises; then nothing was saved but checkpoints.
@@ -121,14 +122,31 @@ async def upload_tree(
     parents, warnings = _choose_parents(repo, source, options)
     if parents and parents[0].root is not None and parents[0].root.summ is not None:
         run.progress.totals = Totals(parents[0].root.summ.files, parents[0].root.summ.size)
-    objects = [s.root.obj for s in parents if s.root is not None and s.root.type == DIRECTORY and s.root.obj]
-    walked = await run.in_thread(lambda uploads, bridge: _walk(run, path, objects, uploads, bridge))
-    result = await run.finish(walked)
+    roots = [snapshot.root for snapshot in parents if snapshot.root is not None]
+    walk = _read_file if is_single_file(path) else _walk
+    walked = await run.in_thread(lambda uploads, bridge: walk(run, path, roots, uploads, bridge))
+    result = await run.finish(walked, parents)
     return replace(result, warnings=(*warnings, *result.warnings), parents=tuple(parent.id for parent in parents))
 
 
-def _walk(run: UploadRun, path: str, parents: list[ObjectId], uploads: FileUploads, bridge: Bridge) -> Walked:
+def _read_file(run: UploadRun, path: str, parents: list[Entry], uploads: FileUploads, bridge: Bridge) -> Walked:
+    upload = SingleFileUpload(
+        run.writer,
+        uploads,
+        Plans(run.repo.format.splitter, run.repo.format.index_version, velero=run.options.velero),
+        run.policies.effective,
+        cancellation=run.cancellation,
+        progress=run.progress,
+        due=run.checkpoint_due,
+        save=lambda root: bridge.call(run.save_checkpoint(root)),
+    )
+    done = upload.upload(path, root_name(path), parents)
+    return Walked(done.root, done.stats, done.incomplete, done.warnings)
+
+
+def _walk(run: UploadRun, path: str, parents: list[Entry], uploads: FileUploads, bridge: Bridge) -> Walked:
     repo, options = run.repo, run.options
+    objects = [root.obj for root in parents if root.type == DIRECTORY and root.obj]
     with open_directory(path, spill_folder=options.spill_folder) as reader:
         tree = TreeUpload(
             Run(
@@ -147,7 +165,7 @@ def _walk(run: UploadRun, path: str, parents: list[ObjectId], uploads: FileUploa
             )
         )
         try:
-            root = tree.upload(reader, root_name(path), parents)
+            root = tree.upload(reader, root_name(path), objects)
         finally:
             uploads.close()
         return Walked(root, tree.stats.freeze(), tree.incomplete, tuple(tree.warnings))
@@ -259,9 +277,17 @@ class UploadRun:
         await self.writer.flush()
         self._next_checkpoint = self._clock.monotonic() + self.options.checkpoint_interval
 
-    async def finish(self, walked: Walked) -> UploadResult:
-        """Save the snapshot: recheck (§14.6), manifest, tombstones (§14.8), flush."""
+    async def finish(self, walked: Walked, parents: Sequence[Snapshot] = ()) -> UploadResult:
+        """Save the snapshot: recheck (§14.6), manifest, tombstones (§14.8), flush.
+
+        Where the policy ignores identical snapshots (§7.5), none is saved when the newest complete one of `parents`
+        has the same root; the result is that one.
+        """
         repo, writer = self.repo, self.writer
+        if not walked.incomplete and (before := self._identical(walked.root, parents)) is not None:
+            await writer.flush()
+            warning = f"nothing was saved: snapshot {before.id} is identical, and the policy ignores identical ones"
+            return UploadResult(before, walked.stats.error_count, (*walked.warnings, warning), ())
         if await writer.contents_deleted_since(self.start_ns):
             await writer.flush()
             await revive_deleted(repo, writer, walked.root)
@@ -283,6 +309,12 @@ class UploadRun:
         await writer.flush()
         await writer.compact_manifests()
         return UploadResult(saved, walked.stats.error_count, walked.warnings, ())
+
+    def _identical(self, root: Entry, parents: Sequence[Snapshot]) -> Snapshot | None:
+        if self.options.velero or not self.policies.effective.retention.ignore_identical_snapshots:
+            return None
+        before = next((snapshot for snapshot in parents if not snapshot.incomplete), None)
+        return before if before is not None and before.root is not None and before.root.obj == root.obj else None
 
 
 def root_name(path: str) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 from agent import _native
 from agent.base.errors import InvalidPolicy, SourceNotFound, SourceUnreadable
 from agent.repository.ids import ObjectId, content_text
+from agent.repository.repository import OpenOptions, Repository
 from agent.snapshots import upload_tree as walk
 from agent.snapshots.model import INCOMPLETE_CANCELED, INCOMPLETE_CHECKPOINT
 from agent.snapshots.policy import policy_labels
@@ -23,6 +24,7 @@ from agent.snapshots.upload_file import FileUploads
 from agent.snapshots.upload_stream import StreamUpload
 from agent.volumes.tree_read import DirectoryReader, Unreadable
 from tests.unit.snapshots.backup_kit import (
+    PASSWORD,
     SOURCE,
     back_up,
     blobs_of,
@@ -321,12 +323,12 @@ async def test_failing_fast_saves_nothing(storage, tree, monkeypatch):
     assert await snapshots(storage) == ()
 
 
-async def test_a_root_that_is_not_there_or_no_directory_is_an_error(storage, tmp_path):
+async def test_a_root_that_is_not_there_or_neither_directory_nor_file_is_an_error(storage, tmp_path):
     with pytest.raises(SourceNotFound):
         await back_up(storage, tmp_path / "no")
-    (tmp_path / "file").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SourceUnreadable):
-        await back_up(storage, tmp_path / "file")
+        await back_up(storage, tmp_path / "pipe")
     assert await snapshots(storage) == ()
 
 
@@ -561,3 +563,60 @@ async def test_a_middling_file_that_grows_is_stored_whole(blobs_of_large_chunks,
     assert found["/f"][1] == BIG
     assert found["/g"][1] == BIG[:200_000]
     assert result.warnings == ("f changed while it was read",)
+
+
+@pytest.mark.parametrize("size", [0, 9, 1_000_000])
+async def test_a_single_file_is_the_root_of_its_snapshot(storage, tmp_path, size):
+    fill(tmp_path, {"f": BIG[:size]})
+    result, progress = await back_up(storage, tmp_path / "f")
+    root, status = result.snapshot.root, os.lstat(tmp_path / "f")
+    assert (root.name, root.type, root.size, root.mtime_ns) == ("f", "f", size, status.st_mtime_ns)
+    assert (root.summ.files, root.summ.dirs, root.summ.size) == (1, 0, size)
+    assert (progress.files, progress.bytes_read, result.snapshot.stats.file_count) == (1, size, 1)
+    found = await contents_of(storage, root)
+    assert found[""][1] == BIG[:size]
+
+
+async def test_a_single_file_is_read_again_only_when_it_changed(storage, tmp_path):
+    fill(tmp_path, {"f": BIG})
+    first, _ = await back_up(storage, tmp_path / "f")
+    second, progress = await back_up(storage, tmp_path / "f")
+    assert second.snapshot.root == first.snapshot.root
+    assert (progress.bytes_read, progress.files_cached) == (0, 1)
+    (tmp_path / "f").write_bytes(b"other")
+    third, progress = await back_up(storage, tmp_path / "f")
+    assert progress.bytes_read == 5
+    assert third.snapshot.root.size == 5
+
+
+async def test_a_single_file_that_cannot_be_read_ends_the_run(storage, tmp_path, monkeypatch):
+    fill(tmp_path, {"f": b"data"})
+    deny(monkeypatch, b"f")
+    with pytest.raises(SourceUnreadable, match="f"):
+        await back_up(storage, tmp_path / "f")
+    assert await snapshots(storage) == ()
+
+
+async def test_an_identical_snapshot_is_not_saved_when_the_policy_says_so(storage, tree):
+    (tree / os.fsdecode(b"bad\xff")).unlink()
+    await put_policy(storage, {"retention": {"ignoreIdenticalSnapshots": True}})
+    first, _ = await back_up(storage, tree)
+    second, _ = await back_up(storage, tree)
+    assert second.snapshot == first.snapshot
+    assert "identical" in second.warnings[-1]
+    assert [s.id for s in await snapshots(storage)] == [first.snapshot.id]
+    (tree / "new").write_bytes(b"1")
+    third, _ = await back_up(storage, tree)
+    assert [s.id for s in await snapshots(storage)] == [first.snapshot.id, third.snapshot.id]
+
+
+async def test_a_repository_made_anew_in_the_same_place_opens_in_spite_of_the_cache(tmp_path):
+    storage, cached = storage_with({}), OpenOptions(cache_dir=tmp_path)
+    for _ in range(2):
+        storage.blobs.clear()
+        storage.blobs.update(made := await asyncio.to_thread(new_blobs))
+        storage.timestamps_ns.update(dict.fromkeys(made, 0))
+        async with Repository.open(storage, PASSWORD, options=cached) as repo, repo.writer() as writer:
+            await asyncio.to_thread(writer.write_content, b"x")
+        async with Repository.open(storage, PASSWORD) as repo:
+            assert sum(1 for _ in repo.index.iterate()) >= 1
