@@ -7,6 +7,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,16 @@ def test_a_long_link_target_comes_back_whole(tmp_path: Path) -> None:
         assert (file, gone) == (Unreadable(b"file", errno.EINVAL), Unreadable(b"gone", errno.ENOENT))
 
 
-def test_names_beyond_the_threshold_are_spilled_and_merged_in_order(memory_path: Path) -> None:
+def _open_files_below(folder: Path) -> int:
+    """How many descriptors of this process are files that were made in `folder`, deleted ones included."""
+    targets = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing's own
+            targets.append(os.readlink(f"/proc/self/fd/{name}"))
+    return sum(target.startswith(f"{folder}/") for target in targets)
+
+
+def test_names_beyond_the_threshold_are_spilled_and_merged_in_order(memory_path: Path, tmp_path: Path) -> None:
     fd = os.open(memory_path, os.O_RDONLY)
     try:
         names = [b"%x-name-%d" % (i * 2654435761 % 2**32, i) for i in range(70_000)]
@@ -141,11 +151,13 @@ def test_names_beyond_the_threshold_are_spilled_and_merged_in_order(memory_path:
         os.mkdir(b"zz-directory", dir_fd=fd)
     finally:
         os.close(fd)
-    with open_directory(memory_path.as_posix()) as root:
-        before = len(os.listdir("/proc/self/fd"))
+    spill_folder = tmp_path / "spill"
+    spill_folder.mkdir()
+    with open_directory(memory_path.as_posix(), spill_folder=str(spill_folder)) as root:
         iterator = root.batches(4000)
         listed = [entry.name for entry in next(iterator)]
-        assert len(os.listdir("/proc/self/fd")) == before + 1, "one nameless file holds the runs"
+        assert _open_files_below(spill_folder) == 1, "one nameless file holds the runs"
+        assert not list(spill_folder.iterdir())
         listed += [entry.name for batch in iterator for entry in batch]
     assert listed == [b"zz-directory", *sorted(names)]
 
