@@ -170,6 +170,77 @@ class StorageUnsupported(StorageError):
     exit_status = 18
 
 
+class KubeError(LighterageError):
+    """The API server did not do what was asked."""
+
+    code = "kube.failed"
+    exit_status = 100
+
+
+class KubeNotFound(KubeError):
+    """The object, or its kind, does not exist."""
+
+    code = "kube.not-found"
+    exit_status = 101
+
+
+class KubeAlreadyExists(KubeError):
+    """An object of that name exists already."""
+
+    code = "kube.already-exists"
+    exit_status = 102
+
+
+class KubeConflict(KubeError):
+    """The object changed since it was read, or is another one of the same name; read it again and decide anew."""
+
+    code = "kube.conflict"
+    retryable = True
+    exit_status = 102
+
+
+class KubeGone(KubeError):
+    """The resource version or page is too old to go on from; list again."""
+
+    code = "kube.gone"
+    retryable = True
+    exit_status = 103
+
+
+class KubeForbidden(KubeError):
+    """The service account lacks the right, or its token is not accepted."""
+
+    code = "kube.forbidden"
+    exit_status = 104
+
+
+class KubeInvalid(KubeError):
+    """The API server refused the object or the request as malformed."""
+
+    code = "kube.invalid"
+    exit_status = 105
+
+
+class KubeUnavailable(KubeError):
+    """The API server is unreachable, overloaded, failing or silent; trying again can help."""
+
+    code = "kube.unavailable"
+    retryable = True
+    exit_status = 106
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+        """Seconds the API server asked to wait, when it said so."""
+
+
+class KubeUnreadable(KubeError):
+    """An object does not have the shape that its kind has in any version we know."""
+
+    code = "kube.unreadable"
+    exit_status = 107
+
+
 class RepositoryError(LighterageError):
     """The repository, or something in it, is not as it has to be."""
 

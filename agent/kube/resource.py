@@ -1,0 +1,54 @@
+"""Kinds of objects as the API server names them, each with the typed view of its objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic
+
+from agent.kube.backup_repository import BackupRepository
+from agent.kube.backup_storage_location import BackupStorageLocation
+from agent.kube.codec import ObjectT
+from agent.kube.data_download import DataDownload
+from agent.kube.data_upload import DataUpload
+from agent.kube.meta import ConfigMap
+from agent.kube.pod_volume_backup import PodVolumeBackup
+from agent.kube.pod_volume_restore import PodVolumeRestore
+
+
+@dataclass(frozen=True, slots=True)
+class Resource(Generic[ObjectT]):
+    """One kind. Velero's own have no status subresource (contract §0.1): their status is patched with the object."""
+
+    group: str
+    version: str
+    plural: str
+    view: type[ObjectT]
+    namespaced: bool = True
+    status_subresource: bool = False
+
+    @property
+    def api_version(self) -> str:
+        """As objects carry it: `velero.io/v1`, `v1`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def name(self) -> str:
+        """For people and access reviews: `datauploads.velero.io`, `configmaps`."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """The URL path of the collection or of one object, below the API server's root."""
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        if self.namespaced and namespace:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        return "/" + "/".join([*parts, name] if name else parts)
+
+
+DATA_UPLOADS = Resource("velero.io", "v2alpha1", "datauploads", DataUpload)
+DATA_DOWNLOADS = Resource("velero.io", "v2alpha1", "datadownloads", DataDownload)
+POD_VOLUME_BACKUPS = Resource("velero.io", "v1", "podvolumebackups", PodVolumeBackup)
+POD_VOLUME_RESTORES = Resource("velero.io", "v1", "podvolumerestores", PodVolumeRestore)
+BACKUP_REPOSITORIES = Resource("velero.io", "v1", "backuprepositories", BackupRepository)
+BACKUP_STORAGE_LOCATIONS = Resource("velero.io", "v1", "backupstoragelocations", BackupStorageLocation)
+CONFIG_MAPS = Resource("", "v1", "configmaps", ConfigMap)
