@@ -1,0 +1,24 @@
+"""Waiting for an event or for a time, whichever comes first, on a clock that may be virtual."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent.base.clock import Clock
+
+_SHORTEST = 1e-6
+"""Seconds; a rest of a wait that rounds to no time at all would be waited for again and again."""
+
+
+async def wait_for_event(clock: Clock, event: asyncio.Event, seconds: float) -> bool:
+    """Whether `event` was set within `seconds`. Both inner tasks are ended before this returns or is canceled."""
+    if event.is_set() or seconds <= 0:
+        return event.is_set()
+    tasks = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(clock.sleep(max(seconds, _SHORTEST)))}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return event.is_set()
