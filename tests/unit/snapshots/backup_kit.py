@@ -1,21 +1,29 @@
 """A small repository in memory, and what tests of backups do with it again and again."""
 
 import asyncio
+import errno
 import os
+import random
 from contextlib import asynccontextmanager
 
+import msgspec
+
+from agent import _native
 from agent.repository.create import CreateOptions, create_repository
 from agent.repository.repository import OpenOptions, Repository
 from agent.snapshots.directory import parse_directory
 from agent.snapshots.model import DIRECTORY, Source
+from agent.snapshots.policy import policy_labels
 from agent.snapshots.progress import UploadProgress
 from agent.snapshots.store import list_snapshots
 from agent.snapshots.upload import UploadOptions, upload_tree
 from agent.testing.memory_storage import MemoryStorage
+from agent.volumes.tree_read import DirectoryReader, Unreadable
 
 PASSWORD = "password"
 SOURCE = Source("host", "user", "/data")
 SPLITTER = "DYNAMIC-128K-BUZHASH"
+BIG = random.Random(7).randbytes(1_500_000)
 
 
 def new_blobs(**options):
@@ -96,3 +104,26 @@ def fill(folder, files):
 
 def blobs_of(storage, prefix):
     return {blob_id for blob_id in storage.blobs if blob_id.startswith(prefix)}
+
+
+async def put_policy(storage, data, path="/data"):
+    async with opened(storage) as (_, writer):
+        source = msgspec.structs.replace(SOURCE, path=path)
+        await writer.put_manifest(policy_labels(source), msgspec.Raw(msgspec.json.encode(data)))
+
+
+def deny(monkeypatch, *names, error=errno.EACCES):
+    """These files cannot be read; permissions would not keep root away."""
+    read_many = _native.read_many
+
+    def read(fd, wanted, limit, total):
+        found = read_many(fd, wanted, limit, total)
+        return [error if name in names else item for name, item in zip(wanted, found, strict=True)]
+
+    open_file = DirectoryReader.open_file
+    monkeypatch.setattr(_native, "read_many", read)
+    monkeypatch.setattr(
+        DirectoryReader,
+        "open_file",
+        lambda self, name: Unreadable(name, error) if name in names else open_file(self, name),
+    )

@@ -10,19 +10,9 @@ from agent.snapshots.model import INCOMPLETE_CANCELED, UNKNOWN_TIME
 from agent.snapshots.progress import Cancellation, UploadProgress
 from agent.snapshots.upload import UploadOptions
 from agent.snapshots.upload_device import upload_device
-from tests.unit.snapshots.backup_kit import SOURCE, contents_of, new_blobs, opened, snapshots, storage_with
+from tests.unit.snapshots.backup_kit import SOURCE, contents_of, opened, snapshots
 
 DATA = random.Random(3).randbytes(700_000)
-
-
-@pytest.fixture(scope="module")
-def blobs():
-    return new_blobs()
-
-
-@pytest.fixture
-def storage(blobs):
-    return storage_with(blobs)
 
 
 @pytest.fixture
