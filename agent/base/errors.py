@@ -20,6 +20,13 @@ class LighterageError(Exception):
     retryable: ClassVar[bool] = False
     exit_status: ClassVar[int] = 1
 
+    def __init_subclass__(cls, *, code: str, exit_status: int, retryable: bool = False) -> None:
+        """Each class of the tree names its code and exit status where it is declared."""
+        super().__init_subclass__()
+        cls.code = code
+        cls.exit_status = exit_status
+        cls.retryable = retryable
+
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
@@ -29,126 +36,72 @@ class LighterageError(Exception):
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
-class UsageError(LighterageError):
+class UsageError(LighterageError, code="usage", exit_status=2):
     """The caller asked for something that makes no sense: an option, a URL, a name."""
 
-    code = "usage"
-    exit_status = 2
 
-
-class CanceledError(LighterageError):
+class CanceledError(LighterageError, code="canceled", exit_status=3):
     """The work was canceled by its owner before it ended."""
 
-    code = "canceled"
-    exit_status = 3
 
-
-class StorageError(LighterageError):
+class StorageError(LighterageError, code="storage.failed", exit_status=10):
     """An object store or folder did not do what was asked."""
 
-    code = "storage.failed"
-    exit_status = 10
 
-
-class BlobNotFound(StorageError):
+class BlobNotFound(StorageError, code="storage.blob-not-found", exit_status=11):
     """The named blob does not exist."""
 
-    code = "storage.blob-not-found"
-    exit_status = 11
 
-
-class BlobExists(StorageError):
+class BlobExists(StorageError, code="storage.blob-exists", exit_status=11):
     """A blob of that name exists already and the put was conditional."""
 
-    code = "storage.blob-exists"
-    exit_status = 11
 
-
-class BlobIdInvalid(StorageError):
+class BlobIdInvalid(StorageError, code="storage.invalid-blob-id", exit_status=11):
     """A blob id that no store could hold: empty, too long, or with characters that lead elsewhere."""
 
-    code = "storage.invalid-blob-id"
-    exit_status = 11
 
-
-class BlobTooShort(StorageError):
+class BlobTooShort(StorageError, code="storage.blob-too-short", exit_status=11):
     """The asked range reaches beyond the end of the blob."""
 
-    code = "storage.blob-too-short"
-    exit_status = 11
 
-
-class BucketNotFound(StorageError):
+class BucketNotFound(StorageError, code="storage.no-such-bucket", exit_status=12):
     """The bucket or root folder does not exist."""
 
-    code = "storage.no-such-bucket"
-    exit_status = 12
 
-
-class AccessDenied(StorageError):
+class AccessDenied(StorageError, code="storage.access-denied", exit_status=13):
     """The store refused these credentials or this operation."""
 
-    code = "storage.access-denied"
-    exit_status = 13
 
-
-class CredentialsMissing(StorageError):
+class CredentialsMissing(StorageError, code="storage.credentials-missing", exit_status=13):
     """No credentials were found where they are looked for."""
 
-    code = "storage.credentials-missing"
-    exit_status = 13
 
-
-class TokenExpired(StorageError):
+class TokenExpired(StorageError, code="storage.expired-token", exit_status=13):
     """The session token is no longer valid."""
 
-    code = "storage.expired-token"
-    exit_status = 13
 
-
-class WrongRegion(StorageError):
+class WrongRegion(StorageError, code="storage.wrong-region", exit_status=14):
     """The bucket lives in another region than the one configured."""
 
-    code = "storage.wrong-region"
-    exit_status = 14
 
-
-class StorageClockSkew(StorageError):
+class StorageClockSkew(StorageError, code="storage.clock-skew", exit_status=14):
     """The store rejected the request because the local clock is off."""
 
-    code = "storage.clock-skew"
-    exit_status = 14
 
-
-class BadCertificate(StorageError):
+class BadCertificate(StorageError, code="storage.bad-certificate", exit_status=15):
     """The TLS certificate of the endpoint is not trusted."""
 
-    code = "storage.bad-certificate"
-    exit_status = 15
 
-
-class NameResolutionFailed(StorageError):
+class NameResolutionFailed(StorageError, code="storage.dns-failure", exit_status=15, retryable=True):
     """The host name of the endpoint cannot be resolved."""
 
-    code = "storage.dns-failure"
-    retryable = True
-    exit_status = 15
 
-
-class ConnectionRefused(StorageError):
+class ConnectionRefused(StorageError, code="storage.connection-refused", exit_status=15, retryable=True):
     """Nothing listens at the endpoint."""
 
-    code = "storage.connection-refused"
-    retryable = True
-    exit_status = 15
 
-
-class StorageUnavailable(StorageError):
+class StorageUnavailable(StorageError, code="storage.unavailable", exit_status=16, retryable=True):
     """The store is throttling, failing or silent; trying again can help."""
-
-    code = "storage.unavailable"
-    retryable = True
-    exit_status = 16
 
     def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -156,77 +109,44 @@ class StorageUnavailable(StorageError):
         """Seconds the store asked to wait, when it said so."""
 
 
-class OutOfSpace(StorageError):
+class OutOfSpace(StorageError, code="storage.out-of-space", exit_status=17):
     """The store or its file system has no room left."""
 
-    code = "storage.out-of-space"
-    exit_status = 17
 
-
-class StorageUnsupported(StorageError):
+class StorageUnsupported(StorageError, code="storage.unsupported", exit_status=18):
     """The provider cannot do what was asked (retention, conditional put, an option)."""
 
-    code = "storage.unsupported"
-    exit_status = 18
 
-
-class KubeError(LighterageError):
+class KubeError(LighterageError, code="kube.failed", exit_status=100):
     """The API server did not do what was asked."""
 
-    code = "kube.failed"
-    exit_status = 100
 
-
-class KubeNotFound(KubeError):
+class KubeNotFound(KubeError, code="kube.not-found", exit_status=101):
     """The object, or its kind, does not exist."""
 
-    code = "kube.not-found"
-    exit_status = 101
 
-
-class KubeAlreadyExists(KubeError):
+class KubeAlreadyExists(KubeError, code="kube.already-exists", exit_status=102):
     """An object of that name exists already."""
 
-    code = "kube.already-exists"
-    exit_status = 102
 
-
-class KubeConflict(KubeError):
+class KubeConflict(KubeError, code="kube.conflict", exit_status=102, retryable=True):
     """The object changed since it was read, or is another one of the same name; read it again and decide anew."""
 
-    code = "kube.conflict"
-    retryable = True
-    exit_status = 102
 
-
-class KubeGone(KubeError):
+class KubeGone(KubeError, code="kube.gone", exit_status=103, retryable=True):
     """The resource version or page is too old to go on from; list again."""
 
-    code = "kube.gone"
-    retryable = True
-    exit_status = 103
 
-
-class KubeForbidden(KubeError):
+class KubeForbidden(KubeError, code="kube.forbidden", exit_status=104):
     """The service account lacks the right, or its token is not accepted."""
 
-    code = "kube.forbidden"
-    exit_status = 104
 
-
-class KubeInvalid(KubeError):
+class KubeInvalid(KubeError, code="kube.invalid", exit_status=105):
     """The API server refused the object or the request as malformed."""
 
-    code = "kube.invalid"
-    exit_status = 105
 
-
-class KubeUnavailable(KubeError):
+class KubeUnavailable(KubeError, code="kube.unavailable", exit_status=106, retryable=True):
     """The API server is unreachable, overloaded, failing or silent; trying again can help."""
-
-    code = "kube.unavailable"
-    retryable = True
-    exit_status = 106
 
     def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -234,286 +154,161 @@ class KubeUnavailable(KubeError):
         """Seconds the API server asked to wait, when it said so."""
 
 
-class KubeUnreadable(KubeError):
+class KubeUnreadable(KubeError, code="kube.unreadable", exit_status=107):
     """An object does not have the shape that its kind has in any version we know."""
 
-    code = "kube.unreadable"
-    exit_status = 107
 
-
-class RepositoryError(LighterageError):
+class RepositoryError(LighterageError, code="repository.failed", exit_status=30):
     """The repository, or something in it, is not as it has to be."""
 
-    code = "repository.failed"
-    exit_status = 30
 
-
-class NotARepository(RepositoryError):
+class NotARepository(RepositoryError, code="repository.not-found", exit_status=31):
     """The location holds no repository."""
 
-    code = "repository.not-found"
-    exit_status = 31
 
-
-class RepositoryExists(RepositoryError):
+class RepositoryExists(RepositoryError, code="repository.exists", exit_status=31):
     """The location is not empty, so nothing is created there."""
 
-    code = "repository.exists"
-    exit_status = 31
 
-
-class WrongPassword(RepositoryError):
+class WrongPassword(RepositoryError, code="repository.wrong-password", exit_status=32):
     """The password does not open the repository."""
 
-    code = "repository.wrong-password"
-    exit_status = 32
 
-
-class RepositoryLocked(RepositoryError):
+class RepositoryLocked(RepositoryError, code="repository.locked", exit_status=33, retryable=True):
     """Another client is upgrading the repository."""
 
-    code = "repository.locked"
-    retryable = True
-    exit_status = 33
 
-
-class NewerFormat(RepositoryError):
+class NewerFormat(RepositoryError, code="repository.newer-format", exit_status=34):
     """The repository has a format version that this release does not know."""
 
-    code = "repository.newer-format"
-    exit_status = 34
 
-
-class RequiredFeatureUnknown(RepositoryError):
+class RequiredFeatureUnknown(RepositoryError, code="repository.required-feature", exit_status=34):
     """The repository requires a feature that this release does not know."""
 
-    code = "repository.required-feature"
-    exit_status = 34
 
-
-class AlgorithmUnsupported(RepositoryError):
+class AlgorithmUnsupported(RepositoryError, code="repository.unsupported-algorithm", exit_status=34):
     """A hash, cipher, splitter, compressor or key derivation that this release does not know."""
 
-    code = "repository.unsupported-algorithm"
-    exit_status = 34
 
-
-class CorruptFormat(RepositoryError):
+class CorruptFormat(RepositoryError, code="repository.corrupt-format", exit_status=35):
     """The format blob or `kopia.blobcfg` cannot be understood."""
 
-    code = "repository.corrupt-format"
-    exit_status = 35
 
-
-class CorruptIndex(RepositoryError):
+class CorruptIndex(RepositoryError, code="repository.corrupt-index", exit_status=35):
     """An index blob is damaged."""
 
-    code = "repository.corrupt-index"
-    exit_status = 35
 
-
-class CorruptContent(RepositoryError):
+class CorruptContent(RepositoryError, code="repository.corrupt-content", exit_status=35):
     """A content does not decrypt, decompress or hash to what its id says."""
 
-    code = "repository.corrupt-content"
-    exit_status = 35
 
-
-class CorruptManifest(RepositoryError):
+class CorruptManifest(RepositoryError, code="repository.corrupt-manifest", exit_status=35):
     """A manifest content or entry cannot be understood."""
 
-    code = "repository.corrupt-manifest"
-    exit_status = 35
 
-
-class CorruptObject(RepositoryError):
+class CorruptObject(RepositoryError, code="repository.corrupt-object", exit_status=35):
     """An object's list of contents, or its id, cannot be understood."""
 
-    code = "repository.corrupt-object"
-    exit_status = 35
 
-
-class CorruptBlob(RepositoryError):
+class CorruptBlob(RepositoryError, code="repository.corrupt-blob", exit_status=35):
     """A blob that is neither format, index nor pack is damaged (session marker, maintenance schedule, log)."""
 
-    code = "repository.corrupt-blob"
-    exit_status = 35
 
-
-class ContentNotFound(RepositoryError):
+class ContentNotFound(RepositoryError, code="repository.content-not-found", exit_status=36):
     """No index names this content, or its pack is gone."""
 
-    code = "repository.content-not-found"
-    exit_status = 36
 
-
-class ManifestNotFound(RepositoryError):
+class ManifestNotFound(RepositoryError, code="repository.manifest-not-found", exit_status=37):
     """No manifest has this id."""
 
-    code = "repository.manifest-not-found"
-    exit_status = 37
 
-
-class ClockDrift(RepositoryError):
+class ClockDrift(RepositoryError, code="repository.clock-drift", exit_status=38):
     """The local clock and the storage clock are too far apart to write safely."""
 
-    code = "repository.clock-drift"
-    exit_status = 38
 
-
-class RepositoryReadOnly(RepositoryError):
+class RepositoryReadOnly(RepositoryError, code="repository.read-only", exit_status=39):
     """Writing to this repository is not possible or not allowed."""
 
-    code = "repository.read-only"
-    exit_status = 39
 
-
-class WriteConflict(RepositoryError):
+class WriteConflict(RepositoryError, code="repository.write-conflict", exit_status=39, retryable=True):
     """Other clients changed the repository so that this write would be lost; trying again can help."""
 
-    code = "repository.write-conflict"
-    retryable = True
-    exit_status = 39
 
-
-class VolumeError(LighterageError):
+class VolumeError(LighterageError, code="volume.failed", exit_status=50):
     """A file tree or device could not be read or written."""
 
-    code = "volume.failed"
-    exit_status = 50
 
-
-class SourceNotFound(VolumeError):
+class SourceNotFound(VolumeError, code="volume.not-found", exit_status=51):
     """The path to back up does not exist."""
 
-    code = "volume.not-found"
-    exit_status = 51
 
-
-class SourceUnreadable(VolumeError):
+class SourceUnreadable(VolumeError, code="volume.unreadable", exit_status=51):
     """The path to back up exists but cannot be read."""
 
-    code = "volume.unreadable"
-    exit_status = 51
 
-
-class TargetExists(VolumeError):
+class TargetExists(VolumeError, code="volume.target-exists", exit_status=52):
     """Something is already where a restore wants to write."""
 
-    code = "volume.target-exists"
-    exit_status = 52
 
-
-class UnsafeName(VolumeError):
+class UnsafeName(VolumeError, code="volume.unsafe-name", exit_status=53):
     """A stored name would lead out of the restore target."""
 
-    code = "volume.unsafe-name"
-    exit_status = 53
 
-
-class VolumeOutOfSpace(VolumeError):
+class VolumeOutOfSpace(VolumeError, code="volume.out-of-space", exit_status=54):
     """The target file system is full."""
 
-    code = "volume.out-of-space"
-    exit_status = 54
 
-
-class SnapshotError(LighterageError):
+class SnapshotError(LighterageError, code="snapshot.failed", exit_status=70):
     """Taking, reading or restoring a snapshot failed."""
 
-    code = "snapshot.failed"
-    exit_status = 70
 
-
-class SnapshotNotFound(SnapshotError):
+class SnapshotNotFound(SnapshotError, code="snapshot.not-found", exit_status=71):
     """No snapshot has this id, or more than one matches."""
 
-    code = "snapshot.not-found"
-    exit_status = 71
 
-
-class PathNotInSnapshot(SnapshotError):
+class PathNotInSnapshot(SnapshotError, code="snapshot.path-not-found", exit_status=71):
     """The snapshot has no entry at this path."""
 
-    code = "snapshot.path-not-found"
-    exit_status = 71
 
-
-class CorruptDirectory(SnapshotError):
+class CorruptDirectory(SnapshotError, code="snapshot.corrupt-directory", exit_status=72):
     """A directory object cannot be understood."""
 
-    code = "snapshot.corrupt-directory"
-    exit_status = 72
 
-
-class PartialSnapshot(SnapshotError):
+class PartialSnapshot(SnapshotError, code="snapshot.partial", exit_status=73):
     """The snapshot was saved, but some of its source could not be read."""
 
-    code = "snapshot.partial"
-    exit_status = 73
 
-
-class PartialRestore(SnapshotError):
+class PartialRestore(SnapshotError, code="snapshot.partial-restore", exit_status=74):
     """The restore went on to its end, but some entries could not be restored."""
 
-    code = "snapshot.partial-restore"
-    exit_status = 74
 
-
-class VerificationFailed(SnapshotError):
+class VerificationFailed(SnapshotError, code="snapshot.verification-failed", exit_status=75):
     """At least one file of a snapshot cannot be restored from this repository."""
 
-    code = "snapshot.verification-failed"
-    exit_status = 75
 
-
-class InvalidPolicy(SnapshotError):
+class InvalidPolicy(SnapshotError, code="snapshot.invalid-policy", exit_status=76):
     """A policy manifest cannot be understood."""
 
-    code = "snapshot.invalid-policy"
-    exit_status = 76
 
-
-class MoverError(LighterageError):
+class MoverError(LighterageError, code="mover.failed", exit_status=90):
     """A worker process that moves data did not do its job."""
 
-    code = "mover.failed"
-    exit_status = 90
 
-
-class MoverCrashed(MoverError):
+class MoverCrashed(MoverError, code="mover.crashed", exit_status=91, retryable=True):
     """The worker ended without a result: a signal, an exit, a lost fork server."""
 
-    code = "mover.crashed"
-    retryable = True
-    exit_status = 91
 
-
-class MoverSilent(MoverError):
+class MoverSilent(MoverError, code="mover.silent", exit_status=92, retryable=True):
     """The worker gave no sign of life for too long and was killed."""
 
-    code = "mover.silent"
-    retryable = True
-    exit_status = 92
 
-
-class MoverOutOfMemory(MoverError):
+class MoverOutOfMemory(MoverError, code="mover.out-of-memory", exit_status=93):
     """The worker needed more memory than it was allowed."""
 
-    code = "mover.out-of-memory"
-    exit_status = 93
 
-
-class MoverUnavailable(MoverError):
+class MoverUnavailable(MoverError, code="mover.unavailable", exit_status=94, retryable=True):
     """No worker could be started."""
 
-    code = "mover.unavailable"
-    retryable = True
-    exit_status = 94
 
-
-class MoverProtocolError(MoverError):
+class MoverProtocolError(MoverError, code="mover.protocol", exit_status=95):
     """What came from the other side of a worker's socket cannot be understood."""
-
-    code = "mover.protocol"
-    exit_status = 95
