@@ -1,5 +1,5 @@
 /* Keyed BLAKE2b (RFC 7693) on AVX2. The default hash of a repository touches every byte that is backed up or restored;
- * the interpreter's own implementation is portable C and takes a third longer. Where the processor has no AVX2, or the
+ * the interpreter's own implementation is portable C and takes about a fifth longer. Where the processor has no AVX2, or the
  * compiler cannot target it, `blake2b_supported` says so and the caller uses hashlib. */
 #include "native.h"
 

@@ -29,19 +29,19 @@ pytestmark = pytest.mark.kopia
 _Clients = Callable[..., KopiaClient]
 
 
-def test_a_tree_of_every_corner_case_goesboth_ways(ours: Ours, kopia: _Clients, tmp_path: Path) -> None:
+def test_a_tree_of_every_corner_case_goes_both_ways(ours: Ours, kopia: _Clients, tmp_path: Path) -> None:
     client = kopia(ours.folder).connect()
     both_ways(ours, client, tmp_path, everything())
     kopia_finds_no_fault(client)
 
 
-def test_a_tree_in_a_repository_that_kopia_created_goesboth_ways(kopia: _Clients, tmp_path: Path) -> None:
+def test_a_tree_in_a_repository_that_kopia_created_goes_both_ways(kopia: _Clients, tmp_path: Path) -> None:
     client = kopia(tmp_path / "repo").create()
     both_ways(Ours(tmp_path / "repo"), client, tmp_path, everything())
     kopia_finds_no_fault(client)
 
 
-def test_any_tree_goesboth_ways(ours: Ours, kopia: _Clients, tmp_path: Path) -> None:
+def test_any_tree_goes_both_ways(ours: Ours, kopia: _Clients, tmp_path: Path) -> None:
     client = kopia(ours.folder).connect()
     place = tmp_path / "case"
 

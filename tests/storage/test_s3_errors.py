@@ -87,6 +87,7 @@ async def test_keys_come_from_a_profile_in_a_credentials_file(seaweed: SeaweedSe
     )
     storage = await S3Storage.open(config)
     await storage.put(PACK, [b"x"])
+    assert await storage.get(PACK) == b"x"
     await storage.close()
 
 

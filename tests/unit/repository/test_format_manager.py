@@ -152,11 +152,12 @@ async def test_a_cache_that_is_stale_or_damaged_does_not_keep_anybody_out(
     await FormatManager.load(storage, "old", cache_dir=tmp_path)
     put_format(storage, keys["new"])
     put_blobcfg(storage, keys["new"])
-    await FormatManager.load(storage, "new", cache_dir=tmp_path)
+    stale = await FormatManager.load(storage, "new", cache_dir=tmp_path)
     (tmp_path / FORMAT_BLOB).write_bytes(b"garbage")
-    await FormatManager.load(storage, "new", cache_dir=tmp_path)
+    damaged = await FormatManager.load(storage, "new", cache_dir=tmp_path)
     (tmp_path / "file").touch()
-    await FormatManager.load(storage, "new", cache_dir=tmp_path / "file" / "impossible")
+    impossible = await FormatManager.load(storage, "new", cache_dir=tmp_path / "file" / "impossible")
+    assert stale.format == damaged.format == impossible.format
 
 
 async def test_a_long_run_notices_a_changed_pack_size_after_a_quarter_of_an_hour(

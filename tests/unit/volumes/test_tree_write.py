@@ -353,9 +353,13 @@ def test_a_refused_owner_is_counted_and_costs_the_set_id_bits(tmp_path: Path) ->
     assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o755, 7)
 
 
-def test_sync_reaches_the_file_system(target: DirectoryWriter) -> None:
+def test_sync_reaches_the_file_system(target: DirectoryWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    sync = _native.sync_filesystem
+    monkeypatch.setattr(_native, "sync_filesystem", lambda fd: (synced.append(os.fstat(fd).st_dev), sync(fd)))
     target.write_files([_new(b"x")])
     target.sync()
+    assert synced == [os.stat(target.path).st_dev]
 
 
 def test_a_target_that_is_a_file_is_refused(tmp_path: Path) -> None:
