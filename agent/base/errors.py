@@ -158,6 +158,42 @@ class KubeUnreadable(KubeError, code="kube.unreadable", exit_status=107):
     """An object does not have the shape that its kind has in any version we know."""
 
 
+class ExposeError(LighterageError, code="expose.failed", exit_status=110):
+    """A volume could not be made accessible, or could not be handed back."""
+
+
+class SourceGone(ExposeError, code="expose.source-gone", exit_status=111):
+    """The volume, claim, pod or snapshot that was to be moved does not exist (any more)."""
+
+
+class SnapshotFailed(ExposeError, code="expose.snapshot-failed", exit_status=112):
+    """The storage could not make or hand over the snapshot."""
+
+
+class ProvisioningFailed(ExposeError, code="expose.provisioning-failed", exit_status=113):
+    """The storage could not make the volume to read from or to write to."""
+
+
+class PodUnschedulable(ExposeError, code="expose.unschedulable", exit_status=114):
+    """No node can run the pod that mounts the volume."""
+
+
+class PodBroken(ExposeError, code="expose.pod-failed", exit_status=115):
+    """The pod that mounts the volume cannot start, or ended."""
+
+
+class VolumeNotMounted(ExposeError, code="expose.not-mounted", exit_status=116):
+    """The volume is not found among the node's pod volumes."""
+
+
+class RebindFailed(ExposeError, code="expose.rebind-failed", exit_status=117):
+    """The restored volume could not be given to the claim that waits for it."""
+
+
+class ExposeTimeout(ExposeError, code="expose.timeout", exit_status=118):
+    """The volume was not accessible in time."""
+
+
 class RepositoryError(LighterageError, code="repository.failed", exit_status=30):
     """The repository, or something in it, is not as it has to be."""
 

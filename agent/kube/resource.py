@@ -7,12 +7,22 @@ from typing import Generic
 
 from agent.kube.backup_repository import BackupRepository
 from agent.kube.backup_storage_location import BackupStorageLocation
+from agent.kube.cluster import Event, Lease, Node, PriorityClass, Secret
 from agent.kube.codec import ObjectT
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import ConfigMap
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
+from agent.kube.pods import DaemonSet, Pod
+from agent.kube.snapshots import VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent
+from agent.kube.volumes import (
+    CSIDriver,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass,
+    VolumeAttachment,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +62,31 @@ POD_VOLUME_RESTORES = Resource("velero.io", "v1", "podvolumerestores", PodVolume
 BACKUP_REPOSITORIES = Resource("velero.io", "v1", "backuprepositories", BackupRepository)
 BACKUP_STORAGE_LOCATIONS = Resource("velero.io", "v1", "backupstoragelocations", BackupStorageLocation)
 CONFIG_MAPS = Resource("", "v1", "configmaps", ConfigMap)
+SECRETS = Resource("", "v1", "secrets", Secret)
+EVENTS = Resource("", "v1", "events", Event)
+PODS = Resource("", "v1", "pods", Pod, status_subresource=True)
+NODES = Resource("", "v1", "nodes", Node, namespaced=False, status_subresource=True)
+PERSISTENT_VOLUME_CLAIMS = Resource("", "v1", "persistentvolumeclaims", PersistentVolumeClaim, status_subresource=True)
+PERSISTENT_VOLUMES = Resource(
+    "", "v1", "persistentvolumes", PersistentVolume, namespaced=False, status_subresource=True
+)
+DAEMON_SETS = Resource("apps", "v1", "daemonsets", DaemonSet, status_subresource=True)
+LEASES = Resource("coordination.k8s.io", "v1", "leases", Lease)
+PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", PriorityClass, namespaced=False)
+STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", StorageClass, namespaced=False)
+VOLUME_ATTACHMENTS = Resource(
+    "storage.k8s.io", "v1", "volumeattachments", VolumeAttachment, namespaced=False, status_subresource=True
+)
+CSI_DRIVERS = Resource("storage.k8s.io", "v1", "csidrivers", CSIDriver, namespaced=False)
+VOLUME_SNAPSHOTS = Resource("snapshot.storage.k8s.io", "v1", "volumesnapshots", VolumeSnapshot, status_subresource=True)
+VOLUME_SNAPSHOT_CONTENTS = Resource(
+    "snapshot.storage.k8s.io",
+    "v1",
+    "volumesnapshotcontents",
+    VolumeSnapshotContent,
+    namespaced=False,
+    status_subresource=True,
+)
+VOLUME_SNAPSHOT_CLASSES = Resource(
+    "snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", VolumeSnapshotClass, namespaced=False
+)
