@@ -194,6 +194,14 @@ class ExposeTimeout(ExposeError, code="expose.timeout", exit_status=118):
     """The volume was not accessible in time."""
 
 
+class ExposeUnsupported(ExposeError, code="expose.unsupported", exit_status=119):
+    """The volume is of a kind that this release cannot make accessible."""
+
+
+class NameTaken(ExposeError, code="expose.name-taken", exit_status=119):
+    """An object of somebody else has the name that one of ours has to have; it is left alone."""
+
+
 class RepositoryError(LighterageError, code="repository.failed", exit_status=30):
     """The repository, or something in it, is not as it has to be."""
 

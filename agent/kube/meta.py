@@ -70,6 +70,7 @@ class KubeObject(View, frozen=True, kw_only=True):
 
 
 class ConfigMap(KubeObject, frozen=True, kw_only=True):
-    """A ConfigMap's text data."""
+    """A ConfigMap's text and binary data."""
 
     data: dict[str, str] = msgspec.field(default_factory=dict)
+    binary_data: dict[str, bytes] = msgspec.field(default_factory=dict)

@@ -133,6 +133,7 @@ class PodSpec(View, frozen=True, kw_only=True):
     restart_policy: str = ""
     termination_grace_period_seconds: int | None = None
     service_account_name: str = ""
+    automount_service_account_token: bool | None = None
     image_pull_secrets: tuple[Opaque, ...] = ()
     dns_policy: str = ""
     dns_config: Opaque | None = None

@@ -8,6 +8,7 @@ import msgspec
 
 from agent.kube.meta import KubeObject, View
 from agent.kube.pods import Condition, NodeSelector, Opaque
+from agent.kube.times import Time
 
 
 class VolumeMode(StrEnum):
@@ -131,6 +132,7 @@ class PersistentVolumeStatus(View, frozen=True, kw_only=True):
     phase: str = ""
     reason: str = ""
     message: str = ""
+    last_phase_transition_time: Time | None = None
 
 
 class PersistentVolume(KubeObject, frozen=True, kw_only=True):
