@@ -2,7 +2,7 @@
 
 A put writes a temporary file beside its target, syncs it, renames it and syncs the folder: after a crash the blob is
 there completely or not at all. All calls block in a few threads that belong to the storage; a canceled call waits for
-its thread to let go of the caller's buffers, which happens between two pieces of at most 8 MiB. Where a `Pace` limits
+its thread to let go of the caller's buffers, which happens between two pieces of at most 32 MiB. Where a `Pace` limits
 bytes, no thread waits for it: the work is suspended and goes on in any thread.
 """
 

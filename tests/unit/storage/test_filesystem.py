@@ -1,3 +1,4 @@
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import pytest
 from agent.base.errors import AccessDenied, BlobNotFound, BucketNotFound, StorageUnsupported, UsageError
 from agent.storage.base import BlobId, Retention
 from agent.storage.filesystem import FilesystemStorage
+from agent.storage.limit import Limits
 from agent.storage.open import open_storage
 
 PACK = BlobId("p3c92c8baa4cf86d6bb6c295f1e7b6f10-sc5b5ef52f1dcd742147")
@@ -52,6 +54,31 @@ async def test_golden_repository_lists_as_its_files_say(golden_repository: Calla
         )
         assert len(await storage.get(BlobId(blob_id))) == stat.st_size
     await storage.close()
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+@pytest.mark.parametrize("rest", [0, 1, 4095])
+async def test_a_pack_is_written_whole_wherever_its_memory_begins_and_ends(
+    tmp_path: Path, skipped: int, rest: int
+) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    memory = mmap.mmap(-1, (5 << 20) + 8192)
+    memory[:] = os.urandom(256) * (len(memory) // 256)
+    with memoryview(memory) as view, view[skipped : skipped + (5 << 20) + rest] as body:
+        await storage.put(PACK, [body, b"tail"])
+        assert await storage.get(PACK) == bytes(body) + b"tail"
+    memory.close()
+    await storage.close()
+
+
+async def test_a_pack_whose_bytes_are_paced_is_written_whole(tmp_path: Path) -> None:
+    stack = await open_storage(f"file://{tmp_path}")
+    await stack.set_limits(Limits(upload_bytes=40e6))
+    memory = mmap.mmap(-1, 9 << 20)
+    memory[:] = os.urandom(512) * (len(memory) // 512)
+    await stack.put(PACK, [memoryview(memory)])
+    assert await stack.get(PACK) == memory[:]
+    await stack.close()
 
 
 async def test_temporary_files_and_strangers_are_not_listed(tmp_path: Path) -> None:
