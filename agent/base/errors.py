@@ -36,6 +36,10 @@ class LighterageError(Exception):
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
+class ConfigurationError(LighterageError, code="configuration.invalid", exit_status=4):
+    """The configuration of the agent, or of the way to its API server, cannot be used."""
+
+
 class UsageError(LighterageError, code="usage", exit_status=2):
     """The caller asked for something that makes no sense: an option, a URL, a name."""
 
