@@ -358,5 +358,9 @@ class MoverUnavailable(MoverError, code="mover.unavailable", exit_status=94, ret
     """No worker could be started."""
 
 
+class MoverUnsupported(MoverError, code="mover.unsupported", exit_status=96):
+    """The object asks for a data mover, an uploader or a volume that this release does not do."""
+
+
 class MoverProtocolError(MoverError, code="mover.protocol", exit_status=95):
     """What came from the other side of a worker's socket cannot be understood."""

@@ -132,6 +132,11 @@ class Informer(Generic[ObjectT]):
         """Call `handler` with each key that appeared, changed or went, and at each resync. It must not block."""
         self._handlers.append(handler)
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether the store held a complete list once."""
+        return self._synced.is_set()
+
     async def wait_synced(self) -> None:
         """Wait until the store holds a first complete list."""
         await self._synced.wait()

@@ -14,6 +14,7 @@ START_NS = 1_767_225_600_000_000_000
 """2026-01-01T00:00:00Z."""
 
 _SETTLING_ROUNDS = 20
+_MOST_ROUNDS = 1_000
 
 
 class VirtualClock:
@@ -47,21 +48,23 @@ class VirtualClock:
         future = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (self._now + round(seconds * 1e9), next(self._order), future))
         if self._jump and not self._settling:
-            self._settle(_SETTLING_ROUNDS)
+            self._settle(0)
         await future
 
     def _settle(self, rounds: int) -> None:
-        """Let what can run without time run first, then jump."""
-        self._settling = rounds > 0
-        if rounds:
-            asyncio.get_running_loop().call_soon(self._settle, rounds - 1)
+        """Let what can run without time run first, then jump; what never stops running does not stop time."""
+        loop = asyncio.get_running_loop()
+        busy = rounds < _MOST_ROUNDS and bool(getattr(loop, "_ready", ()))  # only asyncio's own loops tell
+        self._settling = rounds < _SETTLING_ROUNDS or busy
+        if self._settling:
+            loop.call_soon(self._settle, rounds + 1)
             return
         while self._waiting and self._waiting[0][2].done():  # canceled
             heapq.heappop(self._waiting)
         if self._waiting:
             self._move_to(self._waiting[0][0])
         if self._waiting:
-            self._settle(_SETTLING_ROUNDS)
+            self._settle(0)
 
     def _move_to(self, moment: int) -> None:
         self._now = max(self._now, moment)

@@ -1,0 +1,99 @@
+"""What differs between the four kinds, as the state machine asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.base.errors import LighterageError
+from agent.controllers.job import JobT
+from agent.exposers.contract import Exposer, Ready
+from agent.kube.job import Phase
+from agent.kube.resource import Resource
+from agent.movers.runner import WorkRunner
+from agent.movers.spec import JobSpec, Secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """This agent may take the object, now."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotOurs:
+    """Another agent's, or no agent's, whatever happens."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """This agent's perhaps, once what is missing is there."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It can never be done, and the error says why."""
+
+    error: LighterageError
+
+
+Claim = Ours | NotOurs | NotYet | Refused
+
+
+class JobKind(Protocol[JobT]):
+    """One of the four."""
+
+    @property
+    def resource(self) -> Resource[JobT]:
+        """As the API server names it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """`DataUpload`, …, for messages and events."""
+        ...
+
+    @property
+    def finalizer(self) -> str:
+        """Ours while the object is not final."""
+        ...
+
+    @property
+    def exposer(self) -> Exposer[JobT]:
+        """How its volume is got at."""
+        ...
+
+    @property
+    def canceled_phase(self) -> Phase:
+        """How an object ends that was canceled by somebody (contract §13.12)."""
+        ...
+
+    @property
+    def has_node_from_the_start(self) -> bool:
+        """Whether `status.node` is set when the object is accepted, rather than when its volume is ready."""
+        ...
+
+    def namespace(self, job: JobT) -> str:
+        """Where the volume is, or was: jobs are fair between these."""
+        ...
+
+    def handles(self, job: JobT) -> bool:
+        """Whether it is for agents like this one at all; what is not is never touched."""
+        ...
+
+    async def claim(self, job: JobT) -> Claim:
+        """Whether this agent may accept the new object."""
+        ...
+
+    def node(self, job: JobT) -> str:
+        """The node whose agent looks after the object in its phase; empty while it is anybody's."""
+        ...
+
+    def is_here(self, job: JobT) -> bool:
+        """Whether this node holds what the accepted object needs (its exposer pod), whoever accepted it."""
+        ...
+
+    async def work(self, job: JobT, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:
+        """What is to be done, and who does it. Definite problems are raised as leaves of the error tree."""
+        ...

@@ -1,0 +1,63 @@
+"""What the kinds ask of the house below: pods on this node, jobs made from objects, and who does them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.exposers.contract import Runner
+from agent.kube.api import KubeApi
+from agent.kube.data_download import DataDownload
+from agent.kube.data_upload import DataUpload
+from agent.kube.pod_volume_backup import PodVolumeBackup
+from agent.kube.pod_volume_restore import PodVolumeRestore
+from agent.kube.pods import Pod
+from agent.kube.volumes import VolumeMode
+from agent.movers.runner import WorkRunner
+from agent.movers.spec import JobSpec, Secrets
+
+
+class NodePods(Protocol):
+    """The pods of this node as they were last seen."""
+
+    def by_label(self, label: str, value: str) -> list[Pod]:
+        """Those with this label, in any namespace."""
+        ...
+
+    def by_uid(self, uid: str) -> Pod | None:
+        """The one with this uid."""
+        ...
+
+
+class JobSource(Protocol):
+    """From an object to a job: where the repository is, its secrets, its source's name (contract §5)."""
+
+    async def data_upload(self, job: DataUpload, *, path: str, mode: VolumeMode) -> tuple[JobSpec, Secrets]:
+        """A backup of a snapshot's volume."""
+        ...
+
+    async def data_download(self, job: DataDownload, *, path: str, mode: VolumeMode) -> tuple[JobSpec, Secrets]:
+        """A restore into a new volume."""
+        ...
+
+    async def pod_volume_backup(self, job: PodVolumeBackup, *, path: str, mode: VolumeMode) -> tuple[JobSpec, Secrets]:
+        """A backup of a mounted volume."""
+        ...
+
+    async def pod_volume_restore(
+        self, job: PodVolumeRestore, *, path: str, mode: VolumeMode
+    ) -> tuple[JobSpec, Secrets]:
+        """A restore into a mounted volume."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """All of it, for one agent."""
+
+    node: str
+    api: KubeApi
+    pods: NodePods
+    jobs: JobSource
+    runners: Mapping[Runner, WorkRunner]

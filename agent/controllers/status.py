@@ -1,0 +1,132 @@
+"""How a status is written: as the difference to what was seen, onto the version that was seen, and a final phase once.
+
+Fields that the installed definitions do not know are never sent: the API server would drop them without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.base.clock import Clock
+from agent.base.errors import KubeConflict, KubeNotFound
+from agent.controllers.job import (
+    MOVED_ANNOTATION,
+    WAITING_ANNOTATION,
+    Job,
+    JobT,
+    with_exposing,
+    with_metadata,
+    with_status,
+)
+from agent.kube.api import KubeApi
+from agent.kube.codec import JsonObject, merge_patch
+from agent.kube.job import Phase
+from agent.kube.resource import Resource
+from agent.kube.times import Time, time_from_ns
+
+MAX_MESSAGE = 4_096
+"""Characters of a status message; the rest is cut. The server prints it in one line."""
+
+
+class Definitions(Protocol):
+    """What the server's custom resource definitions know (contract §10.2)."""
+
+    def has_phase(self, plural: str, phase: Phase) -> bool:
+        """Whether objects of this kind may have the phase."""
+        ...
+
+    def has_field(self, plural: str, path: str) -> bool:
+        """Whether they have the field (`status.incrementalBytes`, `spec.cancel`)."""
+        ...
+
+
+class EventSink(Protocol):
+    """Where Kubernetes events go. Never fails, never waits."""
+
+    def emit(self, job: Job, reason: str, message: str, *, warning: bool = False) -> None:
+        """Say that something happened to `job`."""
+        ...
+
+
+class StatusWriter:
+    """Writes objects of the four kinds."""
+
+    def __init__(self, api: KubeApi, definitions: Definitions, events: EventSink, clock: Clock) -> None:
+        self._api = api
+        self._definitions = definitions
+        self._events = events
+        self._clock = clock
+
+    def now(self) -> Time:
+        """As objects keep it: to the second."""
+        return time_from_ns(self._clock.now_ns()).replace(microsecond=0)
+
+    def has_phase(self, resource: Resource[JobT], phase: Phase) -> bool:
+        """Whether the server knows the phase for this kind."""
+        return self._definitions.has_phase(resource.plural, phase)
+
+    def has_field(self, resource: Resource[JobT], path: str) -> bool:
+        """Whether the server knows the field for this kind."""
+        return self._definitions.has_field(resource.plural, path)
+
+    async def write(self, resource: Resource[JobT], before: JobT, after: JobT) -> JobT:
+        """Write the difference. Raises `KubeConflict` when the object is not what `before` was any more."""
+        patch = self._known(resource, merge_patch(before, after))
+        if not patch:
+            return before
+        written = await self._api.patch(resource, before.key, patch, resource_version=before.metadata.resource_version)
+        if after.status.phase is not before.status.phase:
+            self._tell(written, before.status.phase)
+        return written
+
+    async def write_final(
+        self,
+        resource: Resource[JobT],
+        job: JobT,
+        phase: Phase,
+        message: str,
+        change: Callable[[JobT], JobT] | None = None,
+    ) -> JobT | None:
+        """End the object. What another client changed meanwhile is kept, and an object that is final stays as it is.
+
+        None when the object is gone. Conflicts are resolved here; other errors of the API server are raised.
+        """
+        while True:
+            if job.status.phase.is_final:
+                return job
+            after = with_status(
+                job,
+                phase=phase,
+                message=message[:MAX_MESSAGE],
+                start_timestamp=job.status.start_timestamp or self.now(),
+                completion_timestamp=self.now(),
+            )
+            after = with_exposing(change(after) if change else after, False)
+            after = with_metadata(after, annotations={WAITING_ANNOTATION: None, MOVED_ANNOTATION: None})
+            try:
+                return await self.write(resource, job, after)
+            except KubeNotFound:
+                return None
+            except KubeConflict:
+                try:
+                    job = await self._api.get(resource, job.key)
+                except KubeNotFound:
+                    return None
+
+    def _known(self, resource: Resource[JobT], patch: JsonObject) -> JsonObject:
+        status = patch.get("status")
+        if not isinstance(status, dict):
+            return patch
+        known = {
+            name: value
+            for name, value in status.items()
+            if self._definitions.has_field(resource.plural, f"status.{name}")
+        }
+        rest = {name: value for name, value in patch.items() if name != "status"}
+        return {**rest, "status": known} if known else rest
+
+    def _tell(self, job: Job, before: Phase) -> None:
+        phase, message = job.status.phase, job.status.message
+        text = f"{before or Phase.NEW} -> {phase}" + (f": {message}" if message else "")
+        self._events.emit(job, str(phase), text, warning=phase is Phase.FAILED)

@@ -1,0 +1,244 @@
+"""What becomes of each kind, on its way to the end that was asked for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agent.base.errors import ProvisioningFailed, RebindFailed, WrongPassword
+from agent.controllers.data_upload import DataMovers
+from agent.kube.job import Phase
+from agent.kube.meta import Key
+from agent.kube.pods import ContainerState, Terminated, Waiting
+from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES
+from agent.testing.fake_movers import Script
+from tests.unit.controllers.controllers_kit import NODES, Cluster, Server
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    cluster = Cluster(random.Random(1))
+    yield cluster
+    await cluster.stop()
+
+
+def _start(cluster: Cluster, count: int = 2) -> None:
+    for node in NODES[:count]:
+        cluster.start_agent(node)
+
+
+async def test_an_upload_is_accepted_prepared_done_and_cleaned(cluster: Cluster) -> None:
+    await cluster.upload("u", node=NODES[1])
+    _start(cluster)
+    await cluster.run(60)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    status = upload.status
+    assert status.phase is Phase.COMPLETED
+    assert status.node == NODES[1]
+    assert status.accepted_by_node in NODES[:2]
+    assert status.snapshot_id == "snapshot-of-DataUpload/u"
+    assert status.progress.total_bytes == status.progress.bytes_done == 1 << 20
+    assert status.incremental_bytes == 1 << 19
+    assert status.accepted_timestamp and status.start_timestamp and status.completion_timestamp
+    assert upload.metadata.finalizers == ()
+    assert not upload.metadata.labels
+    assert not upload.metadata.annotations
+    assert not cluster.exposed["upload"].left
+    assert [reason for _, reason, _ in cluster.events.told] == ["Accepted", "Prepared", "InProgress", "Completed"]
+
+
+async def test_a_download_waits_for_its_claim_and_is_handed_over_before_it_is_completed(cluster: Cluster) -> None:
+    await cluster.download("d", claim=False)
+    _start(cluster)
+    await cluster.run(30)
+    assert (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+    await cluster.claim("d")
+    await cluster.run(60)
+    assert await cluster.phase_of(DATA_DOWNLOADS, "d") is Phase.COMPLETED
+    assert cluster.exposed["download"].finished == {Key("velero", "d")}
+
+
+@pytest.mark.parametrize("minor", [16, 17, 18, 19])
+async def test_pod_volumes_go_through_the_phases_that_the_server_knows(minor: int) -> None:
+    cluster = Cluster(random.Random(1), server=Server(minor))
+    await cluster.pod_backup("b", node=NODES[1])
+    await cluster.pod_restore("r", node=NODES[0])
+    _start(cluster)
+    await cluster.run(60)
+    assert await cluster.phase_of(POD_VOLUME_BACKUPS, "b") is Phase.COMPLETED
+    assert await cluster.phase_of(POD_VOLUME_RESTORES, "r") is Phase.COMPLETED
+    told = {reason for _, reason, _ in cluster.events.told}
+    assert told == ({"InProgress", "Completed"} | ({"Accepted", "Prepared"} if minor > 16 else set()))
+    await cluster.stop()
+
+
+@pytest.mark.parametrize(
+    ("minor", "phase"), [(16, Phase.FAILED), (17, Phase.FAILED), (18, Phase.FAILED), (19, Phase.CANCELED)]
+)
+async def test_a_canceled_pod_volume_backup_ends_as_its_server_can_bear(minor: int, phase: Phase) -> None:
+    cluster = Cluster(random.Random(1), server=Server(minor))
+    cluster.moved.script = lambda _: Script(seconds=1000)
+    await cluster.pod_backup("b")
+    _start(cluster)
+    await cluster.run(20)
+    await cluster.patch(POD_VOLUME_BACKUPS, "b", {"spec": {"cancel": True}})
+    await cluster.run(15)
+    backup = await cluster.kube.get(POD_VOLUME_BACKUPS, Key("velero", "b"))
+    assert backup.status.phase is phase
+    assert backup.status.message.startswith("canceled:")
+    await cluster.stop()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0, 8.0, 14.0])
+async def test_a_cancel_ends_an_upload_within_seconds_in_every_phase(cluster: Cluster, seconds: float) -> None:
+    cluster.moved.script = lambda _: Script(seconds=1000)
+    await cluster.upload("u", seconds=6.0)
+    if not seconds:
+        await cluster.patch(DATA_UPLOADS, "u", {"spec": {"cancel": True}})
+    _start(cluster)
+    await cluster.run(seconds)
+    await cluster.patch(DATA_UPLOADS, "u", {"spec": {"cancel": True}})
+    await cluster.run(10)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is Phase.CANCELED
+    assert "spec.cancel" in upload.status.message
+    assert upload.status.completion_timestamp
+    assert not cluster.exposed["upload"].left
+    assert not any(cluster.moved.active.values())
+
+
+async def test_a_deleted_upload_is_canceled_cleaned_and_gone(cluster: Cluster) -> None:
+    cluster.moved.script = lambda _: Script(seconds=1000)
+    await cluster.upload("u")
+    _start(cluster)
+    await cluster.run(20)
+    await cluster.kube.delete(DATA_UPLOADS, Key("velero", "u"))
+    await cluster.run(20)
+    assert ("velero", "u") not in [view.key for view in (await cluster.kube.list(DATA_UPLOADS, "velero")).items]
+    assert not cluster.exposed["upload"].left
+
+
+async def test_a_definite_failure_of_the_volume_is_told_at_once_with_its_code(cluster: Cluster) -> None:
+    await cluster.upload("u", error=ProvisioningFailed("the driver says no"))
+    _start(cluster)
+    await cluster.run(20)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is Phase.FAILED
+    assert upload.status.message == "expose.provisioning-failed: the driver says no"
+    assert not cluster.exposed["upload"].left
+
+
+async def test_a_volume_that_never_comes_fails_after_the_time_limit_with_the_reason(cluster: Cluster) -> None:
+    await cluster.upload("u", seconds=1e6)
+    _start(cluster)
+    await cluster.run(1790)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.ACCEPTED
+    await cluster.run(40)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is Phase.FAILED
+    assert "the volume is being made" in upload.status.message
+    assert "is Pending" in upload.status.message
+    assert upload.status.completion_timestamp
+
+
+async def test_an_error_of_the_worker_is_the_message(cluster: Cluster) -> None:
+    cluster.moved.script = lambda _: Script(error=WrongPassword("the password does not open s3://b"))
+    await cluster.upload("u")
+    _start(cluster)
+    await cluster.run(30)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is Phase.FAILED
+    assert upload.status.message.startswith("repository.wrong-password: the password")
+
+
+async def test_a_volume_that_cannot_be_handed_over_fails_the_download(cluster: Cluster) -> None:
+    await cluster.download("d", finish_error=RebindFailed("the claim is gone"))
+    _start(cluster)
+    await cluster.run(60)
+    download = await cluster.kube.get(DATA_DOWNLOADS, Key("velero", "d"))
+    assert download.status.phase is Phase.FAILED
+    assert "the claim is gone" in download.status.message
+
+
+async def test_a_download_without_a_snapshot_fails_at_once(cluster: Cluster) -> None:
+    await cluster.download("d", snapshot="")
+    _start(cluster)
+    await cluster.run(5)
+    download = await cluster.kube.get(DATA_DOWNLOADS, Key("velero", "d"))
+    assert download.status.phase is Phase.FAILED
+    assert download.status.message.startswith("snapshot.not-found:")
+
+
+async def test_data_movers_of_others_are_left_alone_and_that_is_said_once() -> None:
+    said: list[str] = []
+    cluster = Cluster(random.Random(1), movers=DataMovers(tell=said.append))
+    await cluster.upload("other", datamover="acme")
+    await cluster.upload("other-2", datamover="acme")
+    await cluster.upload("block", datamover="velero-block")
+    await cluster.upload("fs", datamover="velero-fs")
+    cluster.start_agent(NODES[0])
+    await cluster.run(60)
+    assert (await cluster.phase_of(DATA_UPLOADS, "other")) is Phase.EMPTY
+    assert (await cluster.kube.get(DATA_UPLOADS, Key("velero", "other"))).metadata.finalizers == ()
+    assert (await cluster.phase_of(DATA_UPLOADS, "fs")) is Phase.COMPLETED
+    block = await cluster.kube.get(DATA_UPLOADS, Key("velero", "block"))
+    assert block.status.phase is Phase.FAILED
+    assert block.status.message.startswith("mover.unsupported:")
+    assert len(said) == 1
+    await cluster.stop()
+
+
+async def test_the_uploader_restic_is_refused(cluster: Cluster) -> None:
+    await cluster.pod_backup("b", uploader="restic")
+    _start(cluster)
+    await cluster.run(10)
+    backup = await cluster.kube.get(POD_VOLUME_BACKUPS, Key("velero", "b"))
+    assert backup.status.phase is Phase.FAILED
+    assert backup.status.message.startswith("mover.unsupported:")
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [
+        (ContainerState(waiting=Waiting(reason="PodInitializing")), Phase.EMPTY),
+        (ContainerState(waiting=Waiting(reason="ErrImagePull", message="no such image")), Phase.FAILED),
+        (ContainerState(terminated=Terminated(exit_code=0)), Phase.FAILED),
+    ],
+)
+async def test_a_restore_begins_when_the_pod_waits_and_fails_when_it_never_will(
+    cluster: Cluster, state: ContainerState, phase: Phase
+) -> None:
+    await cluster.pod_restore("r", state=state)
+    _start(cluster)
+    await cluster.run(20)
+    assert await cluster.phase_of(POD_VOLUME_RESTORES, "r") is phase
+
+
+async def test_no_node_works_on_more_than_its_share_and_the_namespace_exposes_no_more_than_allowed() -> None:
+    cluster = Cluster(random.Random(1), concurrency=2, prepare_queue_length=4)
+    for number in range(20):
+        await cluster.upload(f"u{number}", node=NODES[number % 2])
+    _start(cluster)
+    exposing = 0
+    for _ in range(600):
+        await cluster.run(0.5)
+        objects = (await cluster.kube.list(DATA_UPLOADS, "velero")).items
+        exposing = max(exposing, sum("velero.io/expose-on-going" in one.metadata.labels for one in objects))
+    assert {one.status.phase for one in objects} == {Phase.COMPLETED}
+    assert cluster.moved.most_at_once == 4
+    assert exposing <= 6  # a soft limit: two agents count on their own
+    await cluster.stop()
+
+
+async def test_many_agents_accept_each_object_once(cluster: Cluster) -> None:
+    for number in range(100):
+        await cluster.upload(f"u{number}", node=NODES[number % 3])
+    _start(cluster, 3)
+    await cluster.run(600)
+    objects = (await cluster.kube.list(DATA_UPLOADS, "velero")).items
+    assert {one.status.phase for one in objects} == {Phase.COMPLETED}
+    accepted = [name for name, reason, _ in cluster.events.told if reason == "Accepted"]
+    assert len(accepted) == len(set(accepted)) == 100
+    assert not cluster.moved.doubled
