@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from agent.base.clock import Clock
@@ -22,9 +22,9 @@ from agent.controllers.node_pods import NodePodInformer
 from agent.controllers.pod_volume_backup import PodVolumeBackupKind, canceled_phase
 from agent.controllers.pod_volume_restore import PodVolumeRestoreKind
 from agent.controllers.slots import Slots
-from agent.controllers.sources import JobSource, Sources
+from agent.controllers.sources import JobSource, Runners, Sources
 from agent.controllers.status import Definitions, EventSink, StatusWriter
-from agent.exposers.contract import Exposer, Runner
+from agent.exposers.contract import Exposer
 from agent.kube.api import KubeApi
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
@@ -33,7 +33,6 @@ from agent.kube.names import DATA_DOWNLOAD_LABEL, DATA_UPLOAD_LABEL, POD_UID_LAB
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.pods import Pod
-from agent.movers.runner import WorkRunner
 from agent.movers.supervisor import JobCallbacks
 
 _DRAIN_LOOK_SECONDS = 0.1
@@ -82,7 +81,7 @@ class Controllers:
         options: ControllerOptions,
         *,
         exposers: Exposers,
-        runners: Mapping[Runner, WorkRunner],
+        runners: Runners,
         jobs: JobSource,
         definitions: Definitions,
         events: EventSink,

@@ -68,4 +68,4 @@ class DataDownloadKind:
     async def work(self, job: DataDownload, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:
         """A restore."""
         spec, secrets = await self.sources.jobs.data_download(job, path=ready.path, mode=ready.mode)
-        return self.sources.runners[ready.runner], spec, secrets
+        return self.sources.runners.of(ready), spec, secrets

@@ -91,4 +91,4 @@ class DataUploadKind:
     async def work(self, job: DataUpload, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:
         """A backup."""
         spec, secrets = await self.sources.jobs.data_upload(job, path=ready.path, mode=ready.mode)
-        return self.sources.runners[ready.runner], spec, secrets
+        return self.sources.runners.of(ready), spec, secrets

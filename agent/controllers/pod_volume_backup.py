@@ -80,4 +80,4 @@ class PodVolumeBackupKind:
     async def work(self, job: PodVolumeBackup, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:
         """A backup."""
         spec, secrets = await self.sources.jobs.pod_volume_backup(job, path=ready.path, mode=ready.mode)
-        return self.sources.runners[ready.runner], spec, secrets
+        return self.sources.runners.of(ready), spec, secrets

@@ -75,7 +75,7 @@ class PodVolumeRestoreKind:
     async def work(self, job: PodVolumeRestore, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:
         """A restore."""
         spec, secrets = await self.sources.jobs.pod_volume_restore(job, path=ready.path, mode=ready.mode)
-        return self.sources.runners[ready.runner], spec, secrets
+        return self.sources.runners.of(ready), spec, secrets
 
     def _pod(self, job: PodVolumeRestore) -> Pod | None:
         pod = self.sources.pods.by_uid(job.spec.pod.uid)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.exposers.contract import Runner
+from agent.exposers.contract import Ready
 from agent.kube.api import KubeApi
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
@@ -52,6 +51,14 @@ class JobSource(Protocol):
         ...
 
 
+class Runners(Protocol):
+    """Who does the jobs of this agent."""
+
+    def of(self, ready: Ready) -> WorkRunner:
+        """For a volume that is ready: the workers of this agent, or the pod that holds the volume."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """All of it, for one agent."""
@@ -60,4 +67,4 @@ class Sources:
     api: KubeApi
     pods: NodePods
     jobs: JobSource
-    runners: Mapping[Runner, WorkRunner]
+    runners: Runners

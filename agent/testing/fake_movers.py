@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from agent.base.clock import Clock
 from agent.base.errors import CanceledError, LighterageError
+from agent.exposers.contract import Ready
 from agent.movers.spec import Backup, BackupResult, JobResult, JobSpec, Progress, RateLimits, RestoreResult, Secrets
 from agent.movers.supervisor import JobCallbacks
 
@@ -65,6 +66,17 @@ class FakeMovers:
             yield FakeWork(spec, world.script(spec), self._clock)
         finally:
             world.active[spec.id] -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class FakeRunners:
+    """Implements `Runners`: the same workers wherever a volume is."""
+
+    movers: FakeMovers
+
+    def of(self, ready: Ready) -> FakeMovers:
+        """Those of this agent."""
+        return self.movers
 
 
 class FakeWork:

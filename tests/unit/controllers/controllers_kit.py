@@ -11,7 +11,6 @@ from agent.controllers.controllers import ControllerOptions, Controllers, Expose
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.job import Job
 from agent.controllers.machine import Timing
-from agent.exposers.contract import Runner
 from agent.kube.codec import JsonObject
 from agent.kube.data_download import DataDownload, DataDownloadSpec, TargetVolume
 from agent.kube.data_upload import CsiSnapshotSpec, DataUpload, DataUploadSpec
@@ -45,7 +44,7 @@ from agent.snapshots.model import Source
 from agent.testing.clock import VirtualClock
 from agent.testing.fake_exposer import ExposerWorld, ExposeScript, FakeExposer
 from agent.testing.fake_kube import FakeKube
-from agent.testing.fake_movers import FakeMovers, MoverWorld
+from agent.testing.fake_movers import FakeMovers, FakeRunners, MoverWorld
 
 NAMESPACE = "velero"
 NODES = ("node-a", "node-b", "node-c")
@@ -164,7 +163,7 @@ class Cluster:
                 pod_volume_backup=FakeExposer[PodVolumeBackup](exposed["pod-backup"], kube, clock, "x"),
                 pod_volume_restore=FakeExposer[PodVolumeRestore](exposed["pod-restore"], kube, clock, "x"),
             ),
-            runners={Runner.LOCAL: FakeMovers(self.moved, clock)},
+            runners=FakeRunners(FakeMovers(self.moved, clock)),
             jobs=Jobs(),
             definitions=self.server,
             events=self.events,

@@ -1,0 +1,44 @@
+"""How an agent and a mover pod talk: names that both, and the exposer of the pod, agree on (contract §13.15).
+
+    agent: exposes a volume by a pod whose container runs `lighter mover run`
+    pod:   waits for its own annotation JOB_ANNOTATION
+    agent: patches the pod: JOB_ANNOTATION = the `JobSpec` as JSON, without secrets; LIMITS_ANNOTATION while it runs
+    pod:   does the job; progress as events on the object, the result as its termination message
+    cancel: the pod watches `spec.cancel` and the deletion of its object itself, and CANCEL_ANNOTATION of its own pod
+
+Secrets never go through annotations: the exposer mounts the repository's password and the location's credentials, both
+Secrets of Velero's namespace, into the pod.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+JOB_ANNOTATION: Final = "lighterage.io/job"
+LIMITS_ANNOTATION: Final = "lighterage.io/limits"
+CANCEL_ANNOTATION: Final = "lighterage.io/cancel"
+"""Why the agent wants the job to end; for causes that the object does not show, such as a time limit."""
+
+PASSWORD_FOLDER: Final = "/etc/lighterage/repository"  # noqa: S105 - a folder, not a secret
+"""Where the Secret `velero-repo-credentials` is mounted; the file is its key."""
+PASSWORD_SECRET: Final = "velero-repo-credentials"  # noqa: S105 - a name, not a secret
+PASSWORD_KEY: Final = "repository-password"  # noqa: S105
+CREDENTIALS_FOLDER: Final = "/etc/lighterage/location"
+"""Where the Secret of the backup storage location is mounted, if it names one."""
+CREDENTIALS_FILE: Final = "credentials"
+"""The file in it, whatever the key is called."""
+CACHE_FOLDER: Final = "/cachedir"
+"""Where a cache volume is mounted, if there is one."""
+
+RUN_COMMAND: Final = ("lighter", "mover", "run")
+"""Followed by `--kind DataUpload --name NAME`. It stays in the foreground until its job has ended."""
+HOLD_COMMAND: Final = ("lighter", "mover", "hold")
+"""What a pod runs that only mounts a volume: nothing, until it is told to end."""
+
+STARTED_REASON: Final = "Data-Path-Started"
+PROGRESS_REASON: Final = "Data-Path-Progress"
+COMPLETED_REASON: Final = "Data-Path-Completed"
+FAILED_REASON: Final = "Data-Path-Failed"
+CANCELED_REASON: Final = "Data-Path-Canceled"
+CANCELING_REASON: Final = "Data-Path-Canceling"
+STOPPED_REASON: Final = "Data-Path-Stopped"
