@@ -65,6 +65,7 @@ class CsiSnapshotExposer:
     async def clean_up(self, job: DataUpload) -> Waiting | Done:
         """Pod, claim, volume, both snapshots with their contents, and copied secrets go."""
         left = []
+        record = await find_record(self._api, job)
         pod = await find(self._api, PODS, job.key)
         if pod is not None and is_made_for(pod, job):
             await request_removal(self._api, PODS, pod)
@@ -73,11 +74,10 @@ class CsiSnapshotExposer:
         if not await self._claims.remove(job, claim):
             left.append("the volume")
         if not self._comes_first(job, claim):
-            if not await self._handover.remove_copies(job):
+            if not await self._handover.remove_copies(job, record):
                 left.append("the snapshot")
-            if not await self._handover.remove_source(job):
+            if not await self._handover.remove_source(job, record):
                 left.append(f"the snapshot in {job.spec.source_namespace}")
-        record = await find_record(self._api, job)
         if record is not None and not await remove_copies(self._api, job, record.wanted):
             left.append("copied secrets")
         return Waiting(f"{' and '.join(left)} of {job.key} are being deleted") if left else Done()
