@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.base.errors import KubeForbidden, LighterageError
+from agent.base.errors import KubeForbidden, KubeInvalid, KubeUnavailable, LighterageError
 from agent.exposers.contract import Broken, Done, Ready, Waiting
 from agent.kube.agent_config import BackupPVC, LoadAffinity, RunnerChoice
 from agent.kube.meta import Key
@@ -285,8 +285,8 @@ async def test_a_pod_that_somebody_removes_before_that_is_made_again() -> None:
 async def test_a_copied_snapshot_that_somebody_removes_before_the_volume_is_made_is_definite() -> None:
     world = World()
     await world.build()
-    world.kube.fail("create", "persistentvolumeclaims", KubeForbidden("cannot create"), times=1)
-    with pytest.raises(KubeForbidden):
+    world.kube.fail("create", "persistentvolumeclaims", KubeUnavailable("cannot create"))
+    with pytest.raises(KubeUnavailable):
         await world.exposer().advance(await world.job())
     await world.csi.step(3)
     await world.kube.delete(VOLUME_SNAPSHOTS, JOB)
@@ -345,3 +345,78 @@ async def test_an_unlabelled_content_with_another_snapshot_is_not_taken_for_ours
     assert (await _broken(world, looks=1)).code == "expose.name-taken"
     assert await world.clean_up() == Done()
     assert "deletionTimestamp" not in world.kube.raw(VOLUME_SNAPSHOT_CONTENTS, Key("", NAME))["metadata"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "resource", ["pods", "persistentvolumeclaims", "volumesnapshotcontents.snapshot.storage.k8s.io"]
+)
+async def test_what_a_quota_or_policy_forbids_is_waited_for_with_its_words(resource: str) -> None:
+    world = World()
+    await world.build()
+    world.kube.fail("create", resource, KubeForbidden("exceeded quota: pods=10"), times=3)
+    assert "exceeded quota" in await _waiting(world)
+    await _comes_back(world)
+
+
+async def test_what_the_api_server_calls_invalid_is_definite() -> None:
+    world = World()
+    await world.build()
+    world.kube.fail("create", "pods", KubeInvalid("spec.containers[0].resources: Invalid value"))
+    error = await _broken(world, looks=1)
+    assert error.code == "expose.failed"
+    assert "Invalid value" in str(error)
+    assert await world.clean_up() == Done()
+    assert await world.left() == []
+
+
+async def test_a_pod_of_the_stock_agent_is_cleaned_up_and_not_taken_over() -> None:
+    world = World()
+    job = await world.build()
+    assert isinstance(await world.expose(), Ready)
+    stock = world.kube.raw(PODS, JOB)
+    stock["spec"]["containers"][0]["command"] = ["/velero", "data-mover", "backup"]  # type: ignore[index,call-overload]
+    world.kube.put_raw(PODS, stock)
+    for resource, key in ((VOLUME_SNAPSHOTS, JOB), (VOLUME_SNAPSHOT_CONTENTS, Key("", NAME))):
+        copy = world.kube.raw(resource, key)
+        del copy["metadata"]["labels"]  # type: ignore[union-attr]
+        copy["metadata"].pop("ownerReferences", None)  # type: ignore[union-attr]
+        world.kube.put_raw(resource, copy)
+    error = await _broken(world, looks=1)
+    assert "another kind of agent" in str(error)
+    assert job.metadata.uid == (await world.job()).metadata.uid
+    assert await world.clean_up() == Done()
+    assert await world.left() == []
+
+
+async def test_the_diagnosis_begins_with_what_tells_most_and_names_what_is_missing() -> None:
+    world = World()
+    await world.build()
+    world.csi.faults.provisioning = "rpc error: code = Internal desc = pool is offline"
+    await _waiting(world)
+    facts = await world.exposer().diagnose(await world.job())
+    assert facts[0] == (
+        "PersistentVolumeClaim velero/backup-x7k2p: ProvisioningFailed: "
+        "rpc error: code = Internal desc = pool is offline"
+    )
+    assert any(fact.startswith("Pod velero/backup-x7k2p: phase Pending") for fact in facts)
+    assert any("VolumeSnapshotContent backup-x7k2p: ready to use, policy Delete" in fact for fact in facts)
+    assert "VolumeSnapshot app/velero-data-abcde does not exist" in facts
+
+
+async def test_the_diagnosis_of_nothing_and_of_an_api_server_that_is_down_are_facts_too() -> None:
+    world = World()
+    await world.build()
+    facts = await world.exposer().diagnose(await world.job())
+    assert "Pod velero/backup-x7k2p does not exist" in facts
+    world.kube.denied.add(("get", "pods"))
+    facts = await world.exposer().diagnose(await world.job())
+    assert [fact for fact in facts if fact.startswith("Pod velero/backup-x7k2p cannot be looked at: ")]
+
+
+async def test_hostile_texts_of_the_cluster_are_one_line_of_bounded_length() -> None:
+    world = World()
+    await world.build()
+    world.csi.nodes.faults.waiting = ("ErrImagePull", "x\n" * 100_000)
+    error = await _broken(world)
+    assert len(str(error)) < 1_200
+    assert "\n" not in str(error)
