@@ -104,6 +104,14 @@ def blake2b(data: Buffer, key: Buffer, digest_size: int, /) -> bytes:
     Raises `ValueError` for a key or digest of more than 64 bytes, `RuntimeError` where it is not supported.
     """
 
+# scrypt.c
+
+def scrypt_romix(block: Buffer, n: int, stride: int, /) -> bytes:
+    """ROMix of scrypt (RFC 7914 §5) of a block of 128 * r bytes; takes 128 * r * n / stride bytes of memory.
+
+    Raises `ValueError` when n is no power of two up to 2**24, r above 64 or the stride above 64; `MemoryError`.
+    """
+
 # split.c
 
 def buzhash_cut(buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, /) -> int:
