@@ -145,3 +145,11 @@ def index_rows(places: Mapping[_Key, bytes], contents: Sequence[_Key], /) -> tup
     Also the old numbers of the packs and the compression ids of the formats, in the order of their new numbers, which
     is that of their first use. Releases the lock while it sorts. Raises `ValueError` for what an index cannot hold.
     """
+
+# memory.c
+
+def return_large_blocks() -> None:
+    """Have the C library give blocks of 128 KiB and more back to the system when they are freed, for the whole process.
+
+    For programs, at their start. Does nothing where the C library is not glibc.
+    """
