@@ -2,12 +2,13 @@
 
     object -> location -> repository ready? -> credentials, certificates, password -> JobSpec and Secrets
 
-Nothing is kept between two calls but when a Secret was first missed: each job sees location, Secrets and configuration
-as they are when it begins.
+Nothing is kept between two calls but when a Secret was first missed and which warnings were told: each job sees
+location, Secrets and configuration as they are when it begins.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -56,6 +57,9 @@ from agent.movers.spec import (
     Work,
 )
 
+_MOST_WARNINGS = 1_000
+"""That are remembered as told."""
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -92,6 +96,7 @@ class ObjectJobs:
         self._hide = hide
         self._secrets = SecretReader(api, namespace, clock)
         self._repositories = Repositories(api, namespace)
+        self._warned: OrderedDict[tuple[Key, str], None] = OrderedDict()
 
     async def data_upload(self, job: DataUpload, *, path: str, mode: VolumeMode) -> tuple[JobSpec, Secrets]:
         """A backup of a snapshot's volume."""
@@ -195,8 +200,14 @@ class ObjectJobs:
         )
 
     def _warn(self, key: Key, warnings: tuple[str, ...]) -> None:
+        """Once for each object: a job is made again and again while it waits."""
         for warning in warnings:
-            _log.warning(warning, job=str(key))
+            if (key, warning) not in self._warned:
+                _log.warning(warning, job=str(key))
+            self._warned[key, warning] = None
+            self._warned.move_to_end((key, warning))
+        while len(self._warned) > _MOST_WARNINGS:
+            self._warned.popitem(last=False)
 
 
 def _restore(snapshot_id: str, path: str, mode: VolumeMode, settings: Settings) -> RestoreTree | RestoreBlock:
