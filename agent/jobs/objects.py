@@ -39,6 +39,7 @@ from agent.kube.backup_storage_location import AccessMode, BackupStorageLocation
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import Key
+from agent.kube.names import is_dns_subdomain
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.resource import BACKUP_STORAGE_LOCATIONS
@@ -163,6 +164,8 @@ class ObjectJobs:
         return spec, secrets
 
     async def _location(self, name: str) -> BackupStorageLocation:
+        if not is_dns_subdomain(name):  # a name with `/` would lead to another object
+            raise LocationNotFound(f"{name[:64]!r} cannot be the name of a backup storage location")
         try:
             return await self._api.get(BACKUP_STORAGE_LOCATIONS, Key(self._namespace, name))
         except KubeNotFound:

@@ -2,11 +2,13 @@
 
 from contextlib import AsyncExitStack
 
+import msgspec
 import pytest
 
 from agent.base.errors import LocationInvalid, SecretAwaited, SecretMissing
 from agent.jobs.credentials import aws_credentials, find_credentials, proxy_with_password
 from agent.jobs.secrets import PATIENCE_SECONDS, SecretReader
+from agent.kube.backup_storage_location import SecretKey
 from agent.storage.s3_client import open_client
 from agent.storage.s3_config import S3Config
 from tests.unit.jobs.jobs_kit import KEYS, VELERO, World, bucket
@@ -100,6 +102,16 @@ async def test_a_missing_or_empty_key_is_told_at_once_and_by_name():
     world.put_secret("cloud", credentials=b" \n")
     with pytest.raises(SecretMissing, match="nothing under its key 'credentials'"):
         await found(world, bucket())
+
+
+@pytest.mark.parametrize("name", ["../../other/secrets/x", "a/b", "", "A", "x?y=z"])
+async def test_a_name_that_would_lead_elsewhere_is_asked_for_nowhere(name):
+    world = World()
+    location = bucket()
+    spec = msgspec.structs.replace(location.spec, credential=SecretKey(name=name, key="credentials"))
+    with pytest.raises(SecretMissing, match="is no name"):
+        await found(world, msgspec.structs.replace(location, spec=spec))
+    assert world.kube.requests == []
 
 
 async def test_a_secret_that_may_not_be_read_is_told_as_such():

@@ -180,6 +180,9 @@ async def test_a_location_that_does_not_exist_is_told_by_name():
     with pytest.raises(LocationNotFound, match="'nowhere'") as caught:
         await job_of(ready_world(), upload(backup_storage_location="nowhere"))
     assert not caught.value.retryable
+    for name in ("../../secrets/x", "", "a/b"):
+        with pytest.raises(LocationNotFound, match="cannot be the name"):
+            await job_of(ready_world(), upload(backup_storage_location=name))
 
 
 async def test_an_api_server_that_is_away_is_no_fault_of_the_location():
