@@ -150,6 +150,7 @@ class ObjectJobs:
             credentials = await find_credentials(location, self._secrets, self._environ)
         secrets = self._secrets_for(located, credentials, await repository_password(self._secrets))
         self._hide(secret_words(secrets))
+        _log.debug("a job is made", object=str(key), location=storage_location, identity=credentials.origin)
         await self._repositories.ensure(volume_namespace, storage_location)
         spec = JobSpec(
             id=key.name,
@@ -206,7 +207,7 @@ class ObjectJobs:
         """Once for each object: a job is made again and again while it waits."""
         for warning in warnings:
             if (key, warning) not in self._warned:
-                _log.warning(warning, job=str(key))
+                _log.warning(warning, object=str(key))
             self._warned[key, warning] = None
             self._warned.move_to_end((key, warning))
         while len(self._warned) > _MOST_WARNINGS:
