@@ -29,6 +29,7 @@ STORAGE_LOCATION_LABEL: Final = "velero.io/storage-location"
 REPOSITORY_TYPE_LABEL: Final = "velero.io/repository-type"
 JOB_UID_LABEL: Final = "lighterage.io/job-uid"
 """On everything that exposers make: the uid of the object it was made for, also where no owner can be named."""
+PVC_NAME_ANNOTATION: Final = "velero.io/pvc-name"
 
 MAX_LABEL_VALUE: Final = 63
 _HASH_LENGTH = 6
