@@ -60,9 +60,11 @@ class World:
     config: AgentConfig = field(default_factory=AgentConfig)
     sees_host_pods: bool = True
     seed: int = 1
+    live: bool = False
+    """Whether time goes on by itself, as agents need it."""
 
     def __post_init__(self) -> None:
-        self.clock = VirtualClock(jump=False)
+        self.clock = VirtualClock(jump=self.live)
         self.kube = FakeKube(self.clock, random.Random(self.seed))
         self.csi = FakeCsi(self.kube, self.clock)
         self.volumes = {node: FakeNodeVolumes(self.kube, node) for node in NODES}
