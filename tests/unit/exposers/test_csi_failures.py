@@ -6,7 +6,7 @@ import pytest
 
 from agent.base.errors import KubeForbidden, KubeInvalid, KubeUnavailable, LighterageError
 from agent.exposers.contract import Broken, Done, Ready, Waiting
-from agent.exposers.snapshot_record import SourceRecord, write_record
+from agent.exposers.snapshot_record import SourceRecord, read_record, write_record
 from agent.kube.agent_config import BackupPVC, LoadAffinity, RunnerChoice
 from agent.kube.meta import Key
 from agent.kube.resource import (
@@ -126,6 +126,15 @@ async def test_a_container_that_cannot_start_is_definite_at_once(reason: str) ->
     assert f"{reason}: the kubelet says so" in str(error)
     assert await world.clean_up() == Done()
     assert await world.left() == []
+
+
+async def test_a_busy_node_is_waited_for_with_the_kubelets_words() -> None:
+    world = World()
+    await world.build()
+    world.csi.nodes.faults.waiting = ("CreateContainerError", "context deadline exceeded")
+    assert "CreateContainerError: context deadline exceeded" in await _waiting(world, looks=10)
+    world.csi.nodes.faults.waiting = ("", "")
+    await _comes_back(world)
 
 
 async def test_a_volume_that_cannot_be_mounted_is_waited_for_with_the_kubelets_words() -> None:
@@ -458,3 +467,34 @@ async def test_nodes_are_asked_for_only_when_the_scheduler_speaks_of_affinity() 
     world.kube.requests.clear()
     await world.exposer().advance(await world.job())
     assert ("list", "nodes") not in world.kube.requests
+
+
+async def test_a_source_whose_content_is_not_the_recorded_one_keeps_its_snapshot() -> None:
+    world = World()
+    await world.build()
+    world.kube.fail("patch", "volumesnapshotcontents.snapshot.storage.k8s.io", KubeUnavailable("down"))
+    with pytest.raises(KubeUnavailable):
+        await world.exposer().advance(await world.job())
+    record = read_record(await world.job())
+    assert record is not None
+    await world.kube.patch(
+        VOLUME_SNAPSHOT_CONTENTS, Key("", record.content), {"status": {"snapshotHandle": "another"}}, status=True
+    )
+    await world.expose()
+    source = await world.kube.get(VOLUME_SNAPSHOTS, SOURCE_SNAPSHOT)
+    assert source.metadata.deletion_timestamp is None
+
+
+async def test_a_source_that_its_owner_deletes_during_the_hand_over_is_definite() -> None:
+    world = World()
+    await world.build()
+    world.kube.fail("patch", "volumesnapshotcontents.snapshot.storage.k8s.io", KubeUnavailable("down"))
+    with pytest.raises(KubeUnavailable):
+        await world.exposer().advance(await world.job())
+    world.csi.faults.snapshot_deletion = "busy"
+    await world.kube.delete(VOLUME_SNAPSHOTS, SOURCE_SNAPSHOT)
+    await world.csi.step(2)
+    assert (await _broken(world, looks=1)).code == "expose.snapshot-failed"
+    world.csi.faults.snapshot_deletion = ""
+    assert await world.clean_up() == Done()
+    assert await world.left() == []
