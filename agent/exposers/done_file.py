@@ -1,9 +1,9 @@
 """The file that tells a waiting pod that a volume is restored (contract §7.3), in a volume that nobody trusts.
 
-The pod's init container waits for `.velero/<uid of the restore>` at the root of each volume. Whoever writes files in the
-volume, a pod that shares it or the backup itself, may have put a link, a file or a deep tree in its way, and may change
-it at any time. So every step is relative to an open directory and follows no link; the worst that is left to the other
-side is a pod that waits for ever.
+The pod's init container waits for `.velero/<uid of the restore>` at the root of each volume. Whoever writes files in
+the volume, a pod that shares it or the backup itself, may have put a link, a file or a deep tree in its way, and may
+change it at any time. So every step is relative to an open directory and follows no link; the worst that is left to
+the other side is a pod that waits for ever.
 
 All functions are thread side.
 """
