@@ -89,18 +89,28 @@ async def hand_over(api: KubeApi, parties: Parties) -> Waiting | Done | Broken:
     volume = await _volume(api, parties, ours)
     if volume is None:
         return await _arrived(api, parties, target)
-    name = volume.metadata.name
-    if not target.spec.volume_name and target.metadata.deletion_timestamp is not None:
-        return _broken(f"the claim {parties.target} that waits for the restored volume is being deleted")
-    if target.spec.volume_name not in {"", name}:
-        return _broken(f"the claim {parties.target} was bound to {target.spec.volume_name} meanwhile")
-    if mark_of(volume) is None:
-        if ours is None or JOB_UID_LABEL in volume.metadata.labels:
-            return _broken(f"the restored volume {name} is being deleted already")
+    obstacle = _obstacle(parties, ours, volume, target)
+    if obstacle:
+        return _broken(obstacle)
+    if mark_of(volume) is None and ours is not None:
         volume = await _mark(api, parties, ours, volume)
-    if ours is not None and (waiting := await _let_go(api, parties, ours, name)) is not None:
+    if ours is not None and (waiting := await _let_go(api, parties, ours, volume.metadata.name)) is not None:
         return waiting
     return await complete(api, volume, target)
+
+
+def _obstacle(
+    parties: Parties, ours: PersistentVolumeClaim | None, volume: PersistentVolume, target: PersistentVolumeClaim
+) -> str:
+    """Why the claim and the volume can never come together; empty when they can."""
+    name = volume.metadata.name
+    if target.spec.volume_name not in {"", name}:
+        return f"the claim {parties.target} was bound to {target.spec.volume_name} meanwhile"
+    if not target.spec.volume_name and target.metadata.deletion_timestamp is not None:
+        return f"the claim {parties.target} that waits for the restored volume is being deleted"
+    if mark_of(volume) is None and (ours is None or JOB_UID_LABEL in volume.metadata.labels):
+        return f"the restored volume {name} is being deleted already"
+    return ""
 
 
 async def complete(api: KubeApi, volume: PersistentVolume, target: PersistentVolumeClaim) -> Waiting | Done | Broken:
@@ -115,7 +125,7 @@ async def complete(api: KubeApi, volume: PersistentVolume, target: PersistentVol
         return _broken(f"the API server does not let {target.key} be bound to the restored volume {name}: {error}")
     if target.status.phase == "Lost":
         return _broken(f"the claim {target.key} has lost its volume {name}")
-    if not (target.status.phase == volume.status.phase == "Bound"):
+    if not (_is_claimed_by(volume, target, by_uid=True) and target.status.phase == volume.status.phase == "Bound"):
         return Waiting(f"the claim {target.key} is being bound to the restored volume {name}")
     await release(api, volume)
     return Done()
@@ -265,9 +275,11 @@ async def _point_to(api: KubeApi, target: PersistentVolumeClaim, volume: str) ->
     )
 
 
-def _is_claimed_by(volume: PersistentVolume, target: PersistentVolumeClaim) -> bool:
+def _is_claimed_by(volume: PersistentVolume, target: PersistentVolumeClaim, *, by_uid: bool = False) -> bool:
+    """Whether the volume is for this claim; it is for it `by_uid` once the cluster has seen that both fit."""
     reference = volume.spec.claim_ref or ObjectReference()
-    return Key(reference.namespace, reference.name) == target.key and reference.uid in {"", target.metadata.uid}
+    uids = {target.metadata.uid} if by_uid else {"", target.metadata.uid}
+    return Key(reference.namespace, reference.name) == target.key and reference.uid in uids
 
 
 async def _claim(api: KubeApi, volume: PersistentVolume, target: PersistentVolumeClaim) -> PersistentVolume:

@@ -52,7 +52,7 @@ class DoneFolders:
         """Told of each pod of this node that appeared, changed or went. Does not block."""
         if pod.metadata.uid in self._done:
             return
-        if _is_over(pod):
+        if has_waited(pod) and _has_volumes(pod):
             self._pods[pod.key] = pod
             self._queue.add(pod.key)
 
@@ -103,15 +103,18 @@ class DoneFolders:
             self._done.popitem(last=False)
 
 
-def _is_over(pod: Pod) -> bool:
-    """Whether the pod has waited to a good end, and its volumes are mounted still."""
-    if pod.metadata.deletion_timestamp is not None or pod.status.phase in {PodPhase.SUCCEEDED, PodPhase.FAILED}:
-        return False
+def has_waited(pod: Pod) -> bool:
+    """Whether the pod has waited for its volumes, to a good end."""
     for status in pod.status.init_container_statuses:
         if status.name in WAIT_CONTAINERS:
             ended = status.state.terminated
             return ended is not None and ended.exit_code == 0
     return False
+
+
+def _has_volumes(pod: Pod) -> bool:
+    """Whether the pod still has its volumes mounted."""
+    return pod.metadata.deletion_timestamp is None and pod.status.phase not in {PodPhase.SUCCEEDED, PodPhase.FAILED}
 
 
 def _waited_for(pod: Pod) -> tuple[str, Sequence[str]]:
