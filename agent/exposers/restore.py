@@ -15,6 +15,7 @@ from typing import Final
 from agent.base.errors import ExposeError, PodBroken, ProvisioningFailed, RebindFailed, SourceGone
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.copies import Wanted, copy_for, remove_copies
+from agent.exposers.diagnosis import Involved, diagnose
 from agent.exposers.events import last_warning
 from agent.exposers.host_path import csi_volume_path
 from agent.exposers.hosting_pod import RESTORE_GROUP, ClaimVolume, PodRequest, hosting_pod, runner_of, volume_path
@@ -79,18 +80,10 @@ class GenericRestoreExposer:
         return Waiting("; ".join(left)) if left else Done()
 
     async def diagnose(self, job: DataDownload) -> tuple[str, ...]:
-        """What the pod, our claim and the user's claim are, in the cluster's own words."""
-        api, facts = self._settings.api, list[str]()
-        pod = await find(api, PODS, job.key)
-        if pod is not None:
-            facts.append(f"the pod {pod.key} is {pod.status.phase or 'new'}{await self._words(pod)}")
-        for key in (job.key, target_of(job)):
-            claim = await find(api, PERSISTENT_VOLUME_CLAIMS, key)
-            if claim is None:
-                facts.append(f"the claim {key} does not exist")
-            else:
-                facts.append(f"the claim {key} is {claim.status.phase or 'new'}{await self._words(claim)}")
-        return tuple(facts)
+        """Facts about the pod, our claims, the user's claim and their volumes."""
+        return await diagnose(
+            self._settings.api, Involved(pods=(job.key,), claims=(job.key, cache_key(job), target_of(job)))
+        )
 
     async def _advance(self, job: DataDownload) -> Waiting | Ready | Broken:
         api = self._settings.api
@@ -210,7 +203,3 @@ class GenericRestoreExposer:
     def _copies(self) -> Wanted:
         config = self._settings.config().restore_pvc
         return Wanted(config.secret_names, config.config_map_names)
-
-    async def _words(self, obj: Pod | PersistentVolumeClaim) -> str:
-        words = await last_warning(self._settings.api, obj)
-        return f": {words}" if words else ""
