@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.base.errors import ExposeError, KubeNotFound, PodBroken, ProvisioningFailed
+from agent.base.errors import ExposeError, KubeForbidden, KubeInvalid, KubeNotFound, PodBroken, ProvisioningFailed
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.copies import copy_for, remove_copies
 from agent.exposers.diagnosis import Involved, diagnose
@@ -57,6 +57,10 @@ class CsiSnapshotExposer:
             return await self._advance(job)
         except ExposeError as error:
             return Broken(error)
+        except KubeInvalid as error:
+            return Broken(ExposeError(f"the API server refuses an object of {job.key}: {error}"))
+        except KubeForbidden as error:  # a quota, a policy or a role, which may be changed meanwhile
+            return Waiting(str(error))
 
     async def finish(self, job: DataUpload) -> Done:
         """A backup hands nothing over."""
@@ -65,6 +69,7 @@ class CsiSnapshotExposer:
     async def clean_up(self, job: DataUpload) -> Waiting | Done:
         """Pod, claim, volume, both snapshots with their contents, and copied secrets go."""
         left = []
+        record = await find_record(self._api, job)
         pod = await find(self._api, PODS, job.key)
         if pod is not None and is_made_for(pod, job):
             await request_removal(self._api, PODS, pod)
@@ -73,11 +78,10 @@ class CsiSnapshotExposer:
         if not await self._claims.remove(job, claim):
             left.append("the volume")
         if not self._comes_first(job, claim):
-            if not await self._handover.remove_copies(job):
+            if not await self._handover.remove_copies(job, record):
                 left.append("the snapshot")
-            if not await self._handover.remove_source(job):
+            if not await self._handover.remove_source(job, record):
                 left.append(f"the snapshot in {job.spec.source_namespace}")
-        record = await find_record(self._api, job)
         if record is not None and not await remove_copies(self._api, job, record.wanted):
             left.append("copied secrets")
         return Waiting(f"{' and '.join(left)} of {job.key} are being deleted") if left else Done()
@@ -106,6 +110,11 @@ class CsiSnapshotExposer:
             if isinstance(made, Waiting):
                 return made
             pod = made
+        elif runner_of(pod) is None:
+            raise PodBroken(
+                f"the pod {pod.key} was made by another kind of agent, and cannot be taken over",
+                hint="the next backup is made by this agent from its start",
+            )
         elif record is not None:
             await self._handover.release_source(job, record)
         return await self._look_at(job, pod)
@@ -125,6 +134,7 @@ class CsiSnapshotExposer:
             mode=claim.spec.volume_mode,
             storage_class=plan.storage_class,
             topology=plan.topology,
+            avoid_nodes=plan.avoid_nodes,
             spc_t=read_only and plan.mapping.spc_no_relabeling,
         )
         return await self._create_pod(job, request)
@@ -176,12 +186,7 @@ class CsiSnapshotExposer:
         return state
 
     async def _ready(self, job: DataUpload, pod: Pod, claim: PersistentVolumeClaim, node: str) -> Ready:
-        runner, mode = runner_of(pod), claim.spec.volume_mode
-        if runner is None:
-            raise PodBroken(
-                f"the pod {pod.key} was made by another kind of agent, and cannot be taken over",
-                hint="the next backup is made by this agent from its start",
-            )
+        runner, mode = runner_of(pod) or Runner.LOCAL, claim.spec.volume_mode
         if runner is Runner.POD:
             path = volume_path(job)
         elif node == self._settings.node:
