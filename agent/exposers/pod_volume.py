@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Generic, TypeVar
 
-from agent.base.errors import DoneFileFailed, ExposeError, ExposeUnsupported
+from agent.base.errors import DoneFileFailed, ExposeUnsupported
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
+from agent.exposers.diagnosis import Involved, diagnose
 from agent.exposers.done_file import write_done_file
 from agent.exposers.hosting_pod import (
     POD_VOLUME_GROUP,
@@ -23,6 +24,7 @@ from agent.exposers.hosting_pod import (
 )
 from agent.exposers.made import find, find_made, is_made_for, make, request_removal
 from agent.exposers.mover_secrets import mover_credential
+from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
 from agent.exposers.pod_volume_source import MountedVolume, mounted_volume
 from agent.exposers.restore_wait import has_waited
@@ -48,10 +50,7 @@ class PodVolumeExposer(Generic[PodVolumeT]):
 
     async def advance(self, job: PodVolumeT) -> Waiting | Ready | Broken:
         """Find the volume; where a pod does the work, make that and wait until it runs."""
-        try:
-            return await self._advance(job)
-        except ExposeError as error:
-            return Broken(error)
+        return await outcome_of(f"{job.kind} {job.key}", self._advance(job))
 
     async def finish(self, job: PodVolumeT) -> Waiting | Done | Broken:
         """Nothing: what was read is in the repository."""
@@ -67,11 +66,15 @@ class PodVolumeExposer(Generic[PodVolumeT]):
         return Waiting(f"the pod {job.key} ends")
 
     async def diagnose(self, job: PodVolumeT) -> tuple[str, ...]:
-        """Where the volume is, or why it is not."""
+        """Where the volume is, or why it is not; and facts about the mover pod, if there is one."""
         found = await self._find(job)
         if isinstance(found, MountedVolume):
-            return (f"the volume {job.spec.volume!r} of the pod {found.pod.key} is mounted at {found.path}",)
-        return (found.reason if isinstance(found, Waiting) else str(found.error),)
+            fact = f"the volume {job.spec.volume!r} of the pod {found.pod.key} is mounted at {found.path}"
+        else:
+            fact = found.reason if isinstance(found, Waiting) else str(found.error)
+        if await find(self._settings.api, PODS, job.key) is None:
+            return (fact,)
+        return (*await diagnose(self._settings.api, Involved(pods=(job.key,))), fact)
 
     async def _advance(self, job: PodVolumeT) -> Waiting | Ready | Broken:
         settings = self._settings

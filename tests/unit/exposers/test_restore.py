@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from agent.base.errors import KubeNotFound, PodBroken, ProvisioningFailed, RebindFailed, SourceGone
+from agent.base.errors import (
+    KubeForbidden,
+    KubeInvalid,
+    KubeNotFound,
+    PodBroken,
+    ProvisioningFailed,
+    RebindFailed,
+    SourceGone,
+)
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.hosting_pod import owner_of
 from agent.exposers.rebind import MARK_ANNOTATION, RESTORED_ANNOTATION
@@ -432,3 +440,37 @@ async def test_the_label_by_which_the_server_finds_the_volume_is_on_it() -> None
     await until_finished(cluster, exposer, job)
     (volume,) = await cluster.volumes()
     assert volume.metadata.labels[DYNAMIC_PV_RESTORE_LABEL] == "app.data.bbcng"
+
+
+async def test_a_quota_is_waited_for_in_its_own_words() -> None:
+    cluster = RestoreCluster()
+    job, exposer = await cluster.begin(), cluster.exposer()
+    cluster.kube.fail("create", "persistentvolumeclaims", KubeForbidden("exceeded quota: storage"))
+    assert await exposer.advance(job) == Waiting("exceeded quota: storage")
+    await until_ready(cluster, exposer, job)
+
+
+async def test_an_object_that_the_api_server_refuses_is_definite() -> None:
+    cluster = RestoreCluster()
+    job, exposer = await cluster.begin(), cluster.exposer()
+    cluster.kube.fail("create", "pods", KubeInvalid("spec.nodeSelector: invalid"))
+    state = await exposer.advance(job)
+    assert isinstance(state, Broken)
+    assert "spec.nodeSelector: invalid" in str(state.error)
+
+
+async def test_a_claim_that_may_not_be_pointed_to_the_volume_fails_the_restore_and_loses_nothing_else() -> None:
+    cluster = RestoreCluster()
+    job, exposer = await cluster.begin(), cluster.exposer()
+    await until_ready(cluster, exposer, job)
+    for _ in range(_MOST_LOOKS):
+        if JOB not in [claim.key for claim in await cluster.claims()]:
+            break
+        await exposer.finish(job)
+        await cluster.step()
+    cluster.kube.fail("patch", "persistentvolumeclaims", KubeInvalid("spec is immutable"))
+    state = await exposer.finish(job)
+    assert isinstance(state, Broken)
+    assert "spec is immutable" in str(state.error)
+    await until_clean(cluster, exposer, job)
+    await assert_nothing_left(cluster)
