@@ -110,14 +110,15 @@ class CsiSnapshotExposer:
             if isinstance(made, Waiting):
                 return made
             pod = made
-        elif runner_of(pod) is None:
+        elif record is not None:
+            await self._handover.release_source(job, record)
+        runner = runner_of(pod)
+        if runner is None:
             raise PodBroken(
                 f"the pod {pod.key} was made by another kind of agent, and cannot be taken over",
                 hint="the next backup is made by this agent from its start",
             )
-        elif record is not None:
-            await self._handover.release_source(job, record)
-        return await self._look_at(job, pod)
+        return await self._look_at(job, pod, runner)
 
     async def _make_pod(self, job: DataUpload, record: SourceRecord | None) -> Pod | Waiting:
         """All steps up to the pod, as far as they are not done."""
@@ -172,7 +173,7 @@ class CsiSnapshotExposer:
             return Waiting(f"there is no DaemonSet to copy the pod from: {error}")
         return await make(self._api, PODS, hosting_pod(request, runner, template, settings.config()), job)
 
-    async def _look_at(self, job: DataUpload, pod: Pod) -> Waiting | Ready | Broken:
+    async def _look_at(self, job: DataUpload, pod: Pod, runner: Runner) -> Waiting | Ready | Broken:
         claim = await find(self._api, PERSISTENT_VOLUME_CLAIMS, job.key)
         if claim is None or claim.status.phase == _LOST:
             raise ProvisioningFailed(f"the claim {job.key} or its volume is gone while the pod {pod.key} needs it")
@@ -180,20 +181,20 @@ class CsiSnapshotExposer:
         affinity = volume.spec.node_affinity if volume is not None else None
         state = await state_of_pod(self._api, self._settings.clock, pod, affinity.required if affinity else None)
         if isinstance(state, Running):
-            return await self._ready(job, pod, claim, state.node)
+            path = await self._path(job, pod, claim, runner)
+            return Ready(node=state.node, mode=claim.spec.volume_mode, path=path, runner=runner, pod=pod.metadata.name)
         if isinstance(state, Waiting) and claim.status.phase != _BOUND:
             return await self._why_unbound(job, claim) or state
         return state
 
-    async def _ready(self, job: DataUpload, pod: Pod, claim: PersistentVolumeClaim, node: str) -> Ready:
-        runner, mode = runner_of(pod) or Runner.LOCAL, claim.spec.volume_mode
+    async def _path(self, job: DataUpload, pod: Pod, claim: PersistentVolumeClaim, runner: Runner) -> str:
+        """As the worker sees it. Only the node's own agent can look; what others say is where it has to be."""
         if runner is Runner.POD:
-            path = volume_path(job)
-        elif node == self._settings.node:
-            path = await self._settings.volumes.find(pod.metadata.uid, claim.spec.volume_name, mode)
-        else:
-            path = csi_volume_path(pod.metadata.uid, claim.spec.volume_name, mode)
-        return Ready(node=node, mode=mode, path=path, runner=runner, pod=pod.metadata.name)
+            return volume_path(job)
+        uid, volume, mode = pod.metadata.uid, claim.spec.volume_name, claim.spec.volume_mode
+        if pod.spec.node_name != self._settings.node:
+            return csi_volume_path(uid, volume, mode)
+        return await self._settings.volumes.find(uid, volume, mode)
 
     async def _why_unbound(self, job: DataUpload, claim: PersistentVolumeClaim) -> Waiting | None:
         """What keeps a claim from getting its volume, in the cluster's words; None when nothing is known."""
