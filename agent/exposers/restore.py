@@ -16,6 +16,7 @@ from agent.base.errors import PodBroken, ProvisioningFailed, RebindFailed, Sourc
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.copies import Wanted, copy_for, remove_copies
 from agent.exposers.diagnosis import Involved, diagnose
+from agent.exposers.discard import throw_away
 from agent.exposers.events import last_warning
 from agent.exposers.host_path import csi_volume_path
 from agent.exposers.hosting_pod import RESTORE_GROUP, ClaimVolume, PodRequest, hosting_pod, runner_of, volume_path
@@ -23,7 +24,7 @@ from agent.exposers.made import find, find_made, is_being_deleted, is_made_for, 
 from agent.exposers.mover_secrets import mover_credential
 from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
-from agent.exposers.rebind import hand_over, settle, target_of, throw_away, tracked_volumes
+from agent.exposers.rebind import hand_over, settle, target_of, tracked_volumes
 from agent.exposers.restore_claims import SELECTED_NODE, cache_claim, cache_key, restore_claim
 from agent.exposers.settings import ExposerSettings
 from agent.kube.data_download import DataDownload

@@ -9,7 +9,7 @@ from agent.base.errors import KubeForbidden, KubeUnavailable
 from agent.exposers.csi_snapshot import CsiSnapshotExposer
 from agent.exposers.leftovers import FINAL_SECONDS, JobExposers, Leftovers
 from agent.exposers.pod_volume import PodVolumeBackupExposer, PodVolumeRestoreExposer
-from agent.exposers.rebind import MARK_ANNOTATION
+from agent.exposers.rebind_mark import MARK_ANNOTATION
 from agent.kube.codec import JsonObject
 from agent.kube.meta import Key, ObjectMeta
 from agent.kube.names import JOB_UID_LABEL

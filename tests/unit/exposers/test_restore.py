@@ -15,7 +15,7 @@ from agent.base.errors import (
 )
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.hosting_pod import owner_of
-from agent.exposers.rebind import MARK_ANNOTATION, RESTORED_ANNOTATION
+from agent.exposers.rebind_mark import MARK_ANNOTATION, RESTORED_ANNOTATION
 from agent.exposers.restore import GenericRestoreExposer
 from agent.kube.agent_config import AgentConfig, CachePVC, LoadAffinity, RestorePVC
 from agent.kube.cluster import Secret
