@@ -245,7 +245,13 @@ class PodWork:
             if (result := self._look(pod)) is not None:
                 return result
             await self._steer()
-            await wait_for_event(self._clock, self._changed, self._options.look)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        before, look = self._clock.monotonic(), self._options.look
+        await wait_for_event(self._clock, self._changed, look)
+        if (late := self._clock.monotonic() - before - look) > look:
+            self._heard += late  # it is this agent that was stopped or starved: what the pod said was not read yet
 
     def _look(self, pod: Pod) -> JobResult | None:
         """The result if there is one, None while there is none; raises how it ended otherwise."""
