@@ -109,7 +109,7 @@ class PodWork:
         self._gone = False
         self._canceled: tuple[float, str] | None = None
         self._cancel_told = False
-        self._limits: RateLimits | None = None
+        self._limits = self._limits_told = spec.limits
         loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[JobResult] = loop.create_future()
         self._news: asyncio.Future[None] = loop.create_future()
@@ -286,10 +286,9 @@ class PodWork:
             if self._canceled is not None and not self._cancel_told:
                 await self._control.cancel(self._canceled[1])
                 self._cancel_told = True
-            if (limits := self._limits) is not None:
+            if (limits := self._limits) != self._limits_told:
                 await self._control.set_limits(limits)
-                if self._limits is limits:
-                    self._limits = None
+                self._limits_told = limits
         except KubeError:
             return  # at the next look
 

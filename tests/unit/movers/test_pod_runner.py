@@ -258,6 +258,10 @@ async def test_limits_reach_the_worker_while_it_works():
         work.set_limits(limits)
         await cluster.waited(5)
         assert works[0].limits == limits
+        asked = len(cluster.api.requests)
+        work.set_limits(RateLimits(upload_bytes=1_000))
+        await cluster.waited(1)
+        assert ("patch", PODS.name) not in cluster.api.requests[asked:]
         await cluster.annotate(LIMITS_ANNOTATION, '{"upload_bytes": -1}')
         await cluster.waited(5)
         assert works[0].limits == limits
