@@ -201,7 +201,7 @@ def _frame(report: RestoreReport, entry: Entry) -> Frame:
     files = entry.summ.files + entry.summ.symlinks if entry.summ else 1
     resumed = report.skipped + report.resumed
     return Frame(
-        bytes_done=report.bytes,
+        bytes_done=report.bytes + report.resumed_bytes,
         files_done=report.files + report.symlinks + resumed,
         bytes_total=None if resumed else total,
         files_total=files,
