@@ -91,7 +91,6 @@ class LeaseLiveness:
         self._held: Lease | None = None
         self._refused = False
         self._signs: dict[str, _Sign] = {}
-        self._by_key: dict[Key, str] = {}
         self._unready: dict[str, float] = {}
         self._seeing_since: float | None = None
         """Since when our own lease has come back through the watch without a gap."""
@@ -138,12 +137,9 @@ class LeaseLiveness:
     def _lease_changed(self, key: Key) -> None:
         now = self._clock.monotonic()
         lease = self._leases.store.get(key)
-        known = self._by_key.pop(key, "")
-        if lease is None:
-            self._signs.pop(known, None)
+        if lease is None:  # its agent, if it lives, makes it anew
             return
         node, version = lease.spec.holder_identity, lease.metadata.resource_version
-        self._by_key[key] = node
         sign = self._signs.get(node)
         if sign is not None and sign.version == version:
             return
@@ -171,8 +167,19 @@ class LeaseLiveness:
             except KubeError as error:
                 self._held = None
                 _log.debug("the lease was not renewed", error=str(error))
+            self._forget_gone_nodes()
             seconds = options.ask_again if self._refused else options.renew
             await self._clock.sleep(seconds * (0.9 + 0.2 * self._rng.random()))
+
+    def _forget_gone_nodes(self) -> None:
+        """Nodes come and go for years; what is neither seen nor heard of is dead without being remembered."""
+        if self._nodes.is_synced:
+            old = self._clock.monotonic() - self._options.dead_after
+            self._signs = {
+                node: sign
+                for node, sign in self._signs.items()
+                if sign.seen > old or self._nodes.store.get(Key("", node)) is not None
+            }
 
     async def _renew(self) -> None:
         held = self._held or await self._find()
