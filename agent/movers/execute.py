@@ -46,6 +46,7 @@ from agent.snapshots.store import find_snapshot, forget_snapshots
 from agent.snapshots.tree import find_entry
 from agent.snapshots.upload import UploadOptions, UploadResult, upload_tree
 from agent.snapshots.upload_device import upload_device
+from agent.snapshots.velero_policy import set_velero_policy
 from agent.storage.open import StorageOptions, StorageStack, open_s3_storage, open_storage
 from agent.volumes.tree_write import Existing
 
@@ -174,6 +175,8 @@ class Execution:
         self._upload = upload = UploadProgress()
         run = upload_tree if isinstance(work, BackupTree) else upload_device
         async with repository.writer() as writer:
+            if work.velero:
+                await set_velero_policy(repository, writer, work.source, parallel=self._spec.parallel)
             self._saving = True
             result = await run(
                 repository,
