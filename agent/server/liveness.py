@@ -3,7 +3,8 @@
 No clocks of machines are compared: a lease says that its agent lives by changing, and how long it has not changed is
 measured here, in the time in which we could see. Our own lease, coming back through the watch, proves that we see:
 after an outage of the API server, in which nobody could renew, counting starts anew. Where leases are forbidden, or an
-agent has none (a stock one), the node's readiness has to do. Implements `agent.controllers.machine.NodeLiveness`.
+agent has none (a stock one), the node's readiness and the agent's pod have to do. Implements
+`agent.controllers.machine.NodeLiveness`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from agent.kube.codec import merge_patch
 from agent.kube.informer import Informer
 from agent.kube.meta import Key, ObjectMeta, OwnerReference
 from agent.kube.names import valid_name
-from agent.kube.resource import LEASES
+from agent.kube.pods import Pod, PodPhase
+from agent.kube.resource import LEASES, PODS
 from agent.kube.selector import Selector
 
 LEASE_LABELS: Final = {"app.kubernetes.io/name": "lighterage", "app.kubernetes.io/component": "node-agent"}
+AGENT_LABELS: Final = {"role": "node-agent"}
+"""Of the pods of agents, stock ones too (contract §4.4)."""
 _PREFIX = "lighterage-"
 _MAX_NAME = 253
+_NODE = "node"
 _MISSED = 3
 """Renewals of which none was seen: whoever should have made them is silent."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -87,11 +92,22 @@ class LeaseLiveness:
             api, LEASES, clock, rng, namespace=namespace, selector=Selector(labels=LEASE_LABELS)
         )
         self._leases.add_handler(self._lease_changed)
+        self._agents: Informer[Pod] = Informer(
+            api,
+            PODS,
+            clock,
+            rng,
+            namespace=namespace,
+            selector=Selector(labels=AGENT_LABELS),
+            indexes={_NODE: lambda pod: (pod.spec.node_name,)},
+        )
         nodes.add_handler(self._node_changed)
         self._held: Lease | None = None
         self._refused = False
         self._signs: dict[str, _Sign] = {}
         self._unready: dict[str, float] = {}
+        self._unattended: dict[str, float] = {}
+        """Nodes without a running agent, since when that was seen."""
         self._seeing_since: float | None = None
         """Since when our own lease has come back through the watch without a gap."""
 
@@ -104,6 +120,7 @@ class LeaseLiveness:
         """Renew and watch until canceled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._leases.run())
+            group.create_task(self._agents.run())
             group.create_task(self._renew_all_the_time())
 
     def is_dead(self, node: str) -> bool:
@@ -121,8 +138,18 @@ class LeaseLiveness:
             return True
         if silence is not None:
             return silence > self._options.dead_after
-        unready = self._unready.get(node)
-        return unready is not None and now - unready > self._options.dead_after
+        since = self._unready.get(node, self._unattended_since(node, now))
+        return since is not None and now - since > self._options.dead_after
+
+    def _unattended_since(self, node: str, now: float) -> float | None:
+        """Since when no agent, ours or stock, was seen to run there; None when one does, or when that is not known."""
+        if not self._agents.is_synced or self._agents.last_error is not None:
+            self._unattended.clear()
+            return None
+        if any(pod.status.phase is PodPhase.RUNNING for pod in self._agents.store.by_index(_NODE, node)):
+            self._unattended.pop(node, None)
+            return None
+        return self._unattended.setdefault(node, now)
 
     def _silence(self, node: str, now: float) -> float | None:
         """Seconds without a sign of life while we could see; None when leases cannot tell."""

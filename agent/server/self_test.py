@@ -51,8 +51,10 @@ class SelfTest:
     """All of it."""
 
     findings: tuple[Finding, ...]
+    host_pods: bool
+    """Whether the folder of the node's pod volumes is mounted as it has to be."""
     pod_volumes: bool
-    """Whether the node's pod volumes can be seen, so that PodVolumeBackups and PodVolumeRestores can be done."""
+    """Whether PodVolumeBackups and PodVolumeRestores can be done: the folder is there, and so are the rights."""
     snapshots: bool
     """Whether CSI snapshots can be moved."""
 
@@ -86,9 +88,11 @@ async def run_self_test(
     snapshots = await _snapshot_api(api)
     volumes = await _host_pods(api, place, mounts or MountTable())
     missing = {right.need for right, finding in rights if finding.verdict is not Verdict.OK}
+    host_pods = all(one.verdict is Verdict.OK for one in volumes)
     return SelfTest(
         findings=(*_definitions(definitions), *(finding for _, finding in rights), snapshots, *volumes),
-        pod_volumes=Need.POD_VOLUMES not in missing and all(one.verdict is Verdict.OK for one in volumes),
+        host_pods=host_pods,
+        pod_volumes=host_pods and Need.POD_VOLUMES not in missing,
         snapshots=Need.SNAPSHOTS not in missing and snapshots.verdict is Verdict.OK,
     )
 

@@ -75,9 +75,17 @@ class World:
     async def set_config(self, name: str, text: str) -> None:
         await self.api.patch(CONFIG_MAPS, Key(NAMESPACE, name), {"data": {"c": text}})
 
-    async def add_running_pod(self, name: str, node: str, **annotations: str) -> str:
+    async def add_running_pod(
+        self,
+        name: str,
+        node: str,
+        *,
+        namespace: str = "app",
+        labels: dict[str, str] | None = None,
+        annotations: dict[str, str] | None = None,
+    ) -> str:
         """Its uid."""
-        metadata = ObjectMeta(name=name, namespace="app", annotations=annotations)
+        metadata = ObjectMeta(name=name, namespace=namespace, labels=labels or {}, annotations=annotations or {})
         pod = Pod(api_version="v1", kind="Pod", metadata=metadata, spec=PodSpec(node_name=node))
         created = await self.api.create(PODS, pod)
         await self.api.patch(PODS, created.key, {"status": {"phase": "Running"}}, status=True)

@@ -10,7 +10,7 @@ import pytest
 
 from agent.kube.meta import Key
 from agent.kube.resource import LEASES, NODES
-from agent.server.liveness import LeaseLiveness, lease_name
+from agent.server.liveness import AGENT_LABELS, LeaseLiveness, lease_name
 from tests.unit.server.server_kit import NAMESPACE, World
 
 
@@ -101,6 +101,7 @@ async def test_a_node_that_is_gone_is_dead_once_its_agent_is_silent() -> None:
 
 async def test_an_agent_without_a_lease_is_as_alive_as_its_node_is_ready() -> None:
     async with _cluster() as (world, liveness):
+        await world.add_running_pod("stock", "node-b", namespace=NAMESPACE, labels=AGENT_LABELS)
         await world.clock.sleep(500)
         assert not liveness.is_dead("node-b")
         await world.set_ready("node-b", False)
@@ -109,6 +110,19 @@ async def test_an_agent_without_a_lease_is_as_alive_as_its_node_is_ready() -> No
         await world.clock.sleep(30)
         assert liveness.is_dead("node-b")
         await world.set_ready("node-b", True)
+        await world.clock.sleep(1)
+        assert not liveness.is_dead("node-b")
+
+
+async def test_a_node_without_any_agent_is_dead_although_it_is_ready() -> None:
+    async with _cluster() as (world, liveness):
+        await world.clock.sleep(1)
+        assert not liveness.is_dead("node-b")
+        await world.clock.sleep(100)
+        assert not liveness.is_dead("node-b")
+        await world.clock.sleep(30)
+        assert liveness.is_dead("node-b")
+        await world.add_running_pod("stock", "node-b", namespace=NAMESPACE, labels=AGENT_LABELS)
         await world.clock.sleep(1)
         assert not liveness.is_dead("node-b")
 

@@ -69,7 +69,7 @@ async def test_a_host_path_without_a_running_pod_is_the_wrong_folder(node: Node)
 
 
 async def test_a_pod_that_the_kubelet_made_by_itself_has_the_folder_of_its_hash(node: Node) -> None:
-    await node.add_running_pod("etcd", NODE, **{"kubernetes.io/config.mirror": "0123abcd"})
+    await node.add_running_pod("etcd", NODE, annotations={"kubernetes.io/config.mirror": "0123abcd"})
     (node.host_pods / "0123abcd").mkdir()
     assert (await node.test()).problems == ()
 
