@@ -8,7 +8,7 @@ as they are when it begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 import structlog
@@ -42,6 +42,7 @@ from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.resource import BACKUP_STORAGE_LOCATIONS
 from agent.kube.volumes import VolumeMode
+from agent.movers.failure import secret_words
 from agent.movers.spec import (
     Backup,
     BackupBlock,
@@ -75,10 +76,12 @@ class ObjectJobs:
         environ: Mapping[str, str],
         cache_dir: str = "",
         jobs_at_once: Callable[[], int] = lambda: 1,
+        hide: Callable[[Iterable[str]], None] = lambda _: None,
     ) -> None:
         """`namespace` is Velero's, `environ` the agent's, `cache_dir` a folder shared by all jobs (empty: none).
 
-        `jobs_at_once` says among how many jobs the node's limits are shared.
+        `jobs_at_once` says among how many jobs the node's limits are shared; `hide` is told every secret that is read
+        (`Logging.redaction.hide`).
         """
         self._api = api
         self._namespace = namespace
@@ -86,6 +89,7 @@ class ObjectJobs:
         self._environ = environ
         self._cache_dir = cache_dir
         self._jobs_at_once = jobs_at_once
+        self._hide = hide
         self._secrets = SecretReader(api, namespace, clock)
         self._repositories = Repositories(api, namespace)
 
@@ -138,7 +142,8 @@ class ObjectJobs:
         credentials = Credentials()
         if backend_of(location) is Backend.S3:
             credentials = await find_credentials(location, self._secrets, self._environ)
-        password = await repository_password(self._secrets)
+        secrets = self._secrets_for(located, credentials, await repository_password(self._secrets))
+        self._hide(secret_words(secrets))
         await self._repositories.ensure(volume_namespace, storage_location)
         spec = JobSpec(
             id=key.name,
@@ -150,7 +155,7 @@ class ObjectJobs:
             username=IDENTITY,
             hostname=IDENTITY,
         )
-        return spec, self._secrets_for(located, credentials, password)
+        return spec, secrets
 
     async def _location(self, name: str) -> BackupStorageLocation:
         try:
