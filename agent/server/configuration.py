@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from agent.base.errors import ConfigurationError
+from agent.base.errors import ConfigurationError, UsageError
 from agent.kube import label_selector
 from agent.kube.agent_config import (
     AgentConfig,
@@ -27,8 +27,8 @@ from agent.kube.agent_config import (
 from agent.kube.durations import parse_duration
 from agent.kube.meta import ConfigMap
 from agent.kube.quantities import parse_bytes, parse_quantity
+from agent.observe.log import level_number
 from agent.server.document import Findings, read_document
-from agent.server.log_levels import LOG_LEVELS
 from agent.server.own_document import Amount, OwnDocument
 from agent.server.stock_document import (
     LoadAffinityPart,
@@ -230,7 +230,11 @@ def _seconds(path: str, text: str, found: Findings) -> float:
 
 
 def _log_level(text: str, found: Findings) -> str:
-    if text and text not in LOG_LEVELS:
-        found.mistakes.append(f"logLevel: {text!r} is none of {', '.join(LOG_LEVELS)}")
+    if not text:
+        return ""
+    try:
+        level_number(text)
+    except UsageError as error:
+        found.mistakes.append(f"logLevel: {error}")
         return ""
     return text

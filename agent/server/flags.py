@@ -71,11 +71,3 @@ class AgentFlags:
     def unknown_features(self) -> tuple[str, ...]:
         """Feature flags that no release of Velero is known to have."""
         return tuple(one for one in self.features if one not in KNOWN_FEATURES)
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Host and port of Go's `host:port`, where an empty host is every one (`:8085`); `ValueError` for anything else."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
-        raise ValueError(f"{address!r} is no address; `:8085` and `127.0.0.1:8085` are")
-    return host.removeprefix("[").removesuffix("]"), int(port)
