@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from agent.base.errors import DoneFileFailed, ExposeUnsupported
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.done_file import write_done_file
-from agent.exposers.owned import remove_owned
+from agent.exposers.made import find, is_made_for, request_removal
 from agent.exposers.pod_volume_source import MountedVolume, mounted_volume
 from agent.exposers.restore_wait import has_waited
 from agent.exposers.settings import ExposerSettings
@@ -45,8 +45,11 @@ class PodVolumeExposer(Generic[PodVolumeT]):
 
     async def clean_up(self, job: PodVolumeT) -> Waiting | Done:
         """Remove the mover pod, if there is one, whatever configuration says now."""
-        if await remove_owned(self._settings.api, PODS, job.key, job.metadata.uid):
+        api = self._settings.api
+        pod = await find(api, PODS, job.key)
+        if pod is None or not is_made_for(pod, job):
             return Done()
+        await request_removal(api, PODS, pod)
         return Waiting(f"the pod {job.key} ends")
 
     async def diagnose(self, job: PodVolumeT) -> tuple[str, ...]:

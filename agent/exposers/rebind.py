@@ -11,16 +11,16 @@ is left of the steps is done even for a restore that is taken back; before that,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from agent.base.errors import KubeInvalid, KubeNotFound, RebindFailed
+from agent.base.errors import KubeInvalid, RebindFailed
 from agent.exposers.contract import Broken, Done, Waiting
-from agent.exposers.owned import find_owned, remove_owned
+from agent.exposers.made import find, is_made_for, made_for, request_removal
 from agent.kube.api import KubeApi
 from agent.kube.codec import JsonObject
+from agent.kube.data_download import DataDownload
 from agent.kube.meta import Key
 from agent.kube.names import JOB_UID_LABEL
 from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, VOLUME_ATTACHMENTS
@@ -36,21 +36,11 @@ _BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 _BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 
 
-@dataclass(frozen=True, slots=True)
-class Parties:
-    """Who hands over to whom."""
-
-    restore: str
-    """Uid of the DataDownload."""
-    ours: Key
-    """Of the claim that was filled, and of the pod that mounted it."""
-    target: Key
-    """Of the user's claim."""
-
-
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """What has to be known of a volume whose claim of ours may be gone."""
 
+    volume_uid: str
+    """A copy of the object, which backup tools make, is not on its way to anywhere."""
     reclaim_policy: ReclaimPolicy
     """What it was, and shall be again."""
     claim_namespace: str
@@ -65,49 +55,59 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         return Key(self.target_namespace, self.target_name)
 
 
+def target_of(job: DataDownload) -> Key:
+    """The user's claim that waits for the data."""
+    return Key(job.spec.target_volume.namespace, job.spec.target_volume.pvc)
+
+
+async def our_claim(api: KubeApi, job: DataDownload) -> PersistentVolumeClaim | None:
+    """The claim that is restored to; it has the name of its DataDownload."""
+    found = await find(api, PERSISTENT_VOLUME_CLAIMS, job.key)
+    return found if found is not None and is_made_for(found, job) else None
+
+
 def mark_of(volume: PersistentVolume) -> Mark | None:
     """The mark of a volume; None when it has none, or one that is not ours."""
     try:
-        return msgspec.json.decode(volume.metadata.annotations.get(MARK_ANNOTATION, ""), type=Mark)
+        mark = msgspec.json.decode(volume.metadata.annotations.get(MARK_ANNOTATION, ""), type=Mark)
     except (msgspec.MsgspecError, ValueError):
         return None
+    return mark if mark.volume_uid == volume.metadata.uid else None
 
 
-async def tracked_volumes(api: KubeApi, restore: str) -> tuple[PersistentVolume, ...]:
-    """Those of a DataDownload that are on their way to somewhere."""
-    page = await api.list(PERSISTENT_VOLUMES, selector=Selector(labels={JOB_UID_LABEL: restore}))
-    return page.items
+async def tracked_volumes(api: KubeApi, job: DataDownload) -> tuple[PersistentVolume, ...]:
+    """Those of a DataDownload that are on their way to somewhere; there are two at most."""
+    return (await api.list(PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job)))).items
 
 
-async def hand_over(api: KubeApi, parties: Parties) -> Waiting | Done | Broken:
+async def hand_over(api: KubeApi, job: DataDownload) -> Waiting | Done | Broken:
     """The next steps towards a user's claim that is bound to the restored volume."""
-    ours = await find_owned(api, PERSISTENT_VOLUME_CLAIMS, parties.ours, parties.restore)
-    try:
-        target = await api.get(PERSISTENT_VOLUME_CLAIMS, parties.target)
-    except KubeNotFound:
-        return _broken(f"the claim {parties.target} that waits for the restored volume does not exist any more")
-    volume = await _volume(api, parties, ours)
+    ours = await our_claim(api, job)
+    target = await find(api, PERSISTENT_VOLUME_CLAIMS, target_of(job))
+    if target is None:
+        return _broken(f"the claim {target_of(job)} that waits for the restored volume does not exist any more")
+    volume = await _volume(api, job, ours)
     if volume is None:
-        return await _arrived(api, parties, target)
-    obstacle = _obstacle(parties, ours, volume, target)
+        return await _arrived(api, job, target)
+    obstacle = _obstacle(job, ours, volume, target)
     if obstacle:
         return _broken(obstacle)
     if mark_of(volume) is None and ours is not None:
-        volume = await _mark(api, parties, ours, volume)
-    if ours is not None and (waiting := await _let_go(api, parties, ours, volume.metadata.name)) is not None:
+        volume = await _mark(api, job, ours, volume, target)
+    if ours is not None and (waiting := await _let_go(api, job, ours, volume.metadata.name)) is not None:
         return waiting
     return await complete(api, volume, target)
 
 
 def _obstacle(
-    parties: Parties, ours: PersistentVolumeClaim | None, volume: PersistentVolume, target: PersistentVolumeClaim
+    job: DataDownload, ours: PersistentVolumeClaim | None, volume: PersistentVolume, target: PersistentVolumeClaim
 ) -> str:
     """Why the claim and the volume can never come together; empty when they can."""
     name = volume.metadata.name
     if target.spec.volume_name not in {"", name}:
-        return f"the claim {parties.target} was bound to {target.spec.volume_name} meanwhile"
+        return f"the claim {target.key} was bound to {target.spec.volume_name} meanwhile"
     if not target.spec.volume_name and target.metadata.deletion_timestamp is not None:
-        return f"the claim {parties.target} that waits for the restored volume is being deleted"
+        return f"the claim {target.key} that waits for the restored volume is being deleted"
     if mark_of(volume) is None and (ours is None or JOB_UID_LABEL in volume.metadata.labels):
         return f"the restored volume {name} is being deleted already"
     return ""
@@ -146,36 +146,41 @@ async def release(api: KubeApi, volume: PersistentVolume) -> None:
     await api.patch(PERSISTENT_VOLUMES, volume.key, patch, resource_version=volume.metadata.resource_version)
 
 
-async def is_the_users(api: KubeApi, volume: PersistentVolume) -> PersistentVolumeClaim | None:
-    """The user's claim, if it names this marked volume."""
-    mark = mark_of(volume)
-    if mark is None:
-        return None
-    try:
-        target = await api.get(PERSISTENT_VOLUME_CLAIMS, mark.target)
-    except KubeNotFound:
-        return None
-    return target if target.spec.volume_name == volume.metadata.name else None
+async def settle(api: KubeApi, volume: PersistentVolume, namespace: str) -> Waiting | Done:
+    """End the way of a tracked volume, whether its restore and our claim, in Velero's `namespace`, exist or not.
 
-
-async def settle(api: KubeApi, volume: PersistentVolume) -> Waiting | Done:
-    """End the way of a tracked volume, whether its restore and our claim exist or not.
-
-    One that is the user's is handed over to the end; any other is deleted, with what the storage keeps for it.
+    One that is the user's is handed over to the end; one of ours is deleted, with what the storage keeps for it.
     """
-    target = await is_the_users(api, volume)
-    if target is not None:
+    mark = mark_of(volume)
+    target = None if mark is None else await find(api, PERSISTENT_VOLUME_CLAIMS, mark.target)
+    if target is not None and target.spec.volume_name == volume.metadata.name:
         state = await complete(api, volume, target)
         if isinstance(state, Broken):
             await release(api, volume)
             return Done()
         return state
-    await discard(api, volume, volume.metadata.labels[JOB_UID_LABEL])
+    reference = volume.spec.claim_ref
+    if mark is None and (reference is None or reference.namespace != namespace):
+        return Done()  # it has our label, but never was a claim's of ours
+    await discard(api, volume, volume.metadata.labels)
     return Waiting(f"the storage deletes the volume {volume.metadata.name}")
 
 
-async def discard(api: KubeApi, volume: PersistentVolume, restore: str) -> None:
-    """Have a volume deleted as soon as our claim is gone, and say so on it; it does not need the claim for that."""
+async def throw_away(api: KubeApi, claim: PersistentVolumeClaim, labels: dict[str, str]) -> None:
+    """Have a claim of ours deleted with its volume, also one that was made for it and is not bound to it yet.
+
+    The labels say whose the volume is (`made_for`), once the claim does not.
+    """
+    name = claim.spec.volume_name or f"pvc-{claim.metadata.uid}"  # the provisioners' own rule
+    volume = await find(api, PERSISTENT_VOLUMES, Key("", name))
+    reference = volume.spec.claim_ref if volume is not None else None
+    if volume is not None and reference is not None and reference.uid == claim.metadata.uid:
+        await discard(api, volume, labels)
+    await request_removal(api, PERSISTENT_VOLUME_CLAIMS, claim, unchanged=True)
+
+
+async def discard(api: KubeApi, volume: PersistentVolume, labels: dict[str, str]) -> None:
+    """Have a volume deleted as soon as our claim is gone. The labels say whose it is, once the claim does not."""
     mark = mark_of(volume)
     spec: JsonObject = {}
     if volume.spec.persistent_volume_reclaim_policy is not ReclaimPolicy.DELETE:
@@ -189,53 +194,51 @@ async def discard(api: KubeApi, volume: PersistentVolume, restore: str) -> None:
             "uid": mark.claim_uid,
             "resourceVersion": None,
         }
-    if not spec and mark is None and volume.metadata.labels.get(JOB_UID_LABEL) == restore:
+    if not spec and mark is None and labels.items() <= volume.metadata.labels.items():
         return
-    patch: JsonObject = {"metadata": {"labels": {JOB_UID_LABEL: restore}, "annotations": {MARK_ANNOTATION: None}}}
+    patch: JsonObject = {"metadata": {"labels": {**labels}, "annotations": {MARK_ANNOTATION: None}}}
     if spec:
         patch["spec"] = spec
     await api.patch(PERSISTENT_VOLUMES, volume.key, patch, resource_version=volume.metadata.resource_version)
 
 
-async def _volume(api: KubeApi, parties: Parties, ours: PersistentVolumeClaim | None) -> PersistentVolume | None:
+async def _volume(api: KubeApi, job: DataDownload, ours: PersistentVolumeClaim | None) -> PersistentVolume | None:
     """The restored volume: that of our claim, or the marked one when the claim is gone."""
     if ours is not None:
-        if not ours.spec.volume_name:
-            return None
-        try:
-            return await api.get(PERSISTENT_VOLUMES, Key("", ours.spec.volume_name))
-        except KubeNotFound:
-            return None
-    marked = [volume for volume in await tracked_volumes(api, parties.restore) if mark_of(volume) is not None]
+        name = ours.spec.volume_name
+        return await find(api, PERSISTENT_VOLUMES, Key("", name)) if name else None
+    marked = [volume for volume in await tracked_volumes(api, job) if mark_of(volume) is not None]
     return marked[0] if marked else None
 
 
-async def _arrived(api: KubeApi, parties: Parties, target: PersistentVolumeClaim) -> Done | Broken:
+async def _arrived(api: KubeApi, job: DataDownload, target: PersistentVolumeClaim) -> Done | Broken:
     """Whether there is no volume of ours because the user has it."""
-    if target.spec.volume_name:
-        try:
-            volume = await api.get(PERSISTENT_VOLUMES, Key("", target.spec.volume_name))
-        except KubeNotFound:
-            volume = None
-        if volume is not None and volume.metadata.annotations.get(RESTORED_ANNOTATION) == parties.restore:
-            return Done()
-    return _broken(f"the volume that was restored for the claim {parties.target} does not exist any more")
+    name = target.spec.volume_name
+    volume = await find(api, PERSISTENT_VOLUMES, Key("", name)) if name else None
+    if volume is not None and volume.metadata.annotations.get(RESTORED_ANNOTATION) == job.metadata.uid:
+        return Done()
+    return _broken(f"the volume that was restored for the claim {target.key} does not exist any more")
 
 
 async def _mark(
-    api: KubeApi, parties: Parties, ours: PersistentVolumeClaim, volume: PersistentVolume
+    api: KubeApi,
+    job: DataDownload,
+    ours: PersistentVolumeClaim,
+    volume: PersistentVolume,
+    target: PersistentVolumeClaim,
 ) -> PersistentVolume:
     mark = Mark(
+        volume_uid=volume.metadata.uid,
         reclaim_policy=volume.spec.persistent_volume_reclaim_policy,
-        claim_namespace=parties.ours.namespace,
-        claim_name=parties.ours.name,
+        claim_namespace=ours.metadata.namespace,
+        claim_name=ours.metadata.name,
         claim_uid=ours.metadata.uid,
-        target_namespace=parties.target.namespace,
-        target_name=parties.target.name,
+        target_namespace=target.metadata.namespace,
+        target_name=target.metadata.name,
     )
     patch: JsonObject = {
         "metadata": {
-            "labels": {JOB_UID_LABEL: parties.restore},
+            "labels": {**made_for(job)},
             "annotations": {MARK_ANNOTATION: msgspec.json.encode(mark).decode()},
         },
         "spec": {"persistentVolumeReclaimPolicy": ReclaimPolicy.RETAIN.value},
@@ -243,14 +246,18 @@ async def _mark(
     return await api.patch(PERSISTENT_VOLUMES, volume.key, patch, resource_version=volume.metadata.resource_version)
 
 
-async def _let_go(api: KubeApi, parties: Parties, ours: PersistentVolumeClaim, volume: str) -> Waiting | None:
+async def _let_go(api: KubeApi, job: DataDownload, ours: PersistentVolumeClaim, volume: str) -> Waiting | None:
     """Our pod, then the attachment, then our claim; None when none of them is left."""
-    if not await remove_owned(api, PODS, parties.ours, parties.restore):
-        return Waiting(f"the pod {parties.ours} that mounted the restored volume ends")
+    pod = await find(api, PODS, job.key)
+    if pod is not None and is_made_for(pod, job):
+        await request_removal(api, PODS, pod)
+        if await find(api, PODS, job.key) is not None:
+            return Waiting(f"the pod {job.key} that mounted the restored volume ends")
     if await _is_attached(api, volume):
         return Waiting(f"the restored volume {volume} is still attached to a node")
-    if not await remove_owned(api, PERSISTENT_VOLUME_CLAIMS, ours.key, parties.restore):
-        return Waiting(f"the claim {parties.ours} that was restored to goes")
+    await request_removal(api, PERSISTENT_VOLUME_CLAIMS, ours)
+    if await our_claim(api, job) is not None:
+        return Waiting(f"the claim {ours.key} that was restored to goes")
     return None
 
 
