@@ -108,7 +108,7 @@ def controllers(
         options,
         exposers=Exposers(
             data_upload=CsiSnapshotExposer(settings),
-            data_download=GenericRestoreExposer(settings, lambda: cache_limit_mb),
+            data_download=GenericRestoreExposer(settings, cache_limit_mb),
             pod_volume_backup=PodVolumeBackupExposer(settings),
             pod_volume_restore=PodVolumeRestoreExposer(settings),
         ),
