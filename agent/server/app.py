@@ -50,6 +50,7 @@ from agent.server.mounts import MountTable
 from agent.server.repository_settings import cache_limit_mb
 from agent.server.self_test import SelfTest, run_self_test
 from agent.server.stopping import Stopping
+from agent.server.sweeping import keep_swept
 
 _RETRY = Backoff(first=1.0, cap=30.0)
 _DEFINITIONS_SECONDS = 300.0
@@ -173,13 +174,13 @@ class Agent:
         async with self._workers(options) as workers:
             await workers.warm_up()
             settings = parts.exposer_settings(basis, self._config, test)
+            exposers = parts.all_exposers(settings, cache_mb)
             self._controllers = parts.controllers(
                 basis,
                 self._config,
                 test,
-                settings=settings,
+                exposers=exposers,
                 capacity=self._capacity,
-                cache_limit_mb=cache_mb,
                 workers=workers,
                 definitions=self._definitions,
                 events=CountedEvents(self._events, basis.metrics, basis.clock),
@@ -196,6 +197,7 @@ class Agent:
                 self._config.run(),
                 self._refresh_definitions(),
                 self._controllers.run(),
+                keep_swept(parts.leftovers(settings, exposers), basis.metrics, basis.clock, basis.rng),
             ]
             if test.pod_volumes:
                 services.append(done_folders.run())
