@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.base.errors import ExposeError, KubeForbidden, KubeInvalid, KubeNotFound, PodBroken, ProvisioningFailed
+from agent.base.errors import KubeNotFound, PodBroken, ProvisioningFailed
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.copies import copy_for, remove_copies
 from agent.exposers.diagnosis import Involved, diagnose
+from agent.exposers.discard import volume_of
 from agent.exposers.events import last_warning
 from agent.exposers.host_path import csi_volume_path
 from agent.exposers.hosting_pod import SNAPSHOT_GROUP, ClaimVolume, PodRequest, hosting_pod, runner_of, volume_path
 from agent.exposers.made import find, find_made, is_being_deleted, is_made_for, make, request_removal
 from agent.exposers.mover_secrets import mover_credential
+from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
 from agent.exposers.settings import ExposerSettings
 from agent.exposers.snapshot_claim import ClaimPlan, SnapshotClaims, snapshot_claim
@@ -53,14 +55,7 @@ class CsiSnapshotExposer:
 
     async def advance(self, job: DataUpload) -> Waiting | Ready | Broken:
         """The next steps towards a pod that has the snapshot's volume."""
-        try:
-            return await self._advance(job)
-        except ExposeError as error:
-            return Broken(error)
-        except KubeInvalid as error:
-            return Broken(ExposeError(f"the API server refuses an object of {job.key}: {error}"))
-        except KubeForbidden as error:  # a quota, a policy or a role, which may be changed meanwhile
-            return Waiting(str(error))
+        return await outcome_of(f"{job.kind} {job.key}", self._advance(job))
 
     async def finish(self, job: DataUpload) -> Done:
         """A backup hands nothing over."""
@@ -177,7 +172,7 @@ class CsiSnapshotExposer:
         claim = await find(self._api, PERSISTENT_VOLUME_CLAIMS, job.key)
         if claim is None or claim.status.phase == _LOST:
             raise ProvisioningFailed(f"the claim {job.key} or its volume is gone while the pod {pod.key} needs it")
-        volume = await self._claims.volume_of(claim) if claim.spec.volume_name else None
+        volume = await volume_of(self._api, claim) if claim.spec.volume_name else None
         affinity = volume.spec.node_affinity if volume is not None else None
         state = await state_of_pod(self._api, self._settings.clock, pod, affinity.required if affinity else None)
         if isinstance(state, Running):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.base.errors import ExposeUnsupported, ProvisioningFailed, SourceGone
+from agent.exposers.discard import throw_away
 from agent.exposers.hosting_pod import owner_of
-from agent.exposers.made import every, find, is_made_for, made_for, request_removal
+from agent.exposers.made import every, find, is_made_for, made_for
 from agent.exposers.settings import ExposerSettings
 from agent.exposers.snapshot_handover import handle_of
 from agent.exposers.snapshot_record import SourceRecord
 from agent.kube.agent_config import BackupPVC
-from agent.kube.api import KubeApi
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import Key, ObjectMeta
 from agent.kube.pods import NodeSelector
@@ -25,7 +25,6 @@ from agent.kube.volumes import (
     PersistentVolume,
     PersistentVolumeClaim,
     PersistentVolumeClaimSpec,
-    ReclaimPolicy,
     ResourceRequests,
     StorageClass,
     VolumeMode,
@@ -96,20 +95,10 @@ class SnapshotClaims:
             config_maps=plan.mapping.config_map_names,
         )
 
-    async def volume_of(self, claim: PersistentVolumeClaim) -> PersistentVolume | None:
-        """The claim's volume, also one that was made for it and is not bound to it yet."""
-        name = claim.spec.volume_name or f"pvc-{claim.metadata.uid}"  # the provisioners' own rule
-        volume = await find(self._api, PERSISTENT_VOLUMES, Key("", name))
-        reference = volume.spec.claim_ref if volume is not None else None
-        return volume if reference is not None and reference.uid == claim.metadata.uid else None
-
     async def remove(self, job: DataUpload, claim: PersistentVolumeClaim | None) -> bool:
         """Remove the claim and its volume, whatever its class says of volumes; whether both are gone."""
         if claim is not None and is_made_for(claim, job):
-            volume = await self.volume_of(claim)
-            if volume is not None:
-                await _doom(self._api, job, volume)
-            await request_removal(self._api, PERSISTENT_VOLUME_CLAIMS, claim, unchanged=True)
+            await throw_away(self._api, claim, made_for(job))
             return False
         left = await self._api.list(PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job)))
         return not left.items
@@ -157,23 +146,6 @@ def snapshot_claim(job: DataUpload, plan: ClaimPlan, record: SourceRecord) -> Pe
             resources=ResourceRequests(requests={"storage": record.size}),
             data_source=DataSource(api_group=_SNAPSHOT_GROUP, kind="VolumeSnapshot", name=job.metadata.name),
         ),
-    )
-
-
-async def _doom(api: KubeApi, job: DataUpload, volume: PersistentVolume) -> None:
-    """Mark a volume as the job's, so that it is found when its claim is gone, and let it go with its claim."""
-    meta, labels = volume.metadata, made_for(job)
-    policy = volume.spec.persistent_volume_reclaim_policy
-    if labels.items() <= meta.labels.items() and policy is ReclaimPolicy.DELETE:
-        return
-    await api.patch(
-        PERSISTENT_VOLUMES,
-        volume.key,
-        {
-            "metadata": {"labels": {**labels}},
-            "spec": {"persistentVolumeReclaimPolicy": ReclaimPolicy.DELETE.value},
-        },
-        resource_version=meta.resource_version,
     )
 
 
