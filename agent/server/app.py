@@ -165,7 +165,6 @@ class Agent:
             asked.cancel()
 
     async def _work(self) -> None:
-        await self._find_daemon_set()
         self._warn_of_features()
         test, cache_mb = await self._prepare()
         basis, node = self._basis, await self._own_node()
@@ -213,6 +212,7 @@ class Agent:
         flags = basis.flags
         while True:
             try:
+                await self._find_daemon_set()
                 await self._config.load()
                 basis.logging.set_level(self._config().log_level)
                 cache_mb = await cache_limit_mb(basis.api, flags.namespace, flags.backup_repository_configmap)
