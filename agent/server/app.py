@@ -50,6 +50,7 @@ from agent.server.mounts import MountTable
 from agent.server.repository_settings import cache_limit_mb
 from agent.server.self_test import SelfTest, run_self_test
 from agent.server.stopping import Stopping
+from agent.server.sweeping import keep_swept
 
 _RETRY = Backoff(first=1.0, cap=30.0)
 _DEFINITIONS_SECONDS = 300.0
@@ -127,7 +128,7 @@ class Agent:
         self._definitions = InstalledDefinitions()
         self._nodes: Informer[Node] = Informer(api, NODES, clock, rng)
         self._liveness = LeaseLiveness(api, clock, rng, self._nodes, node=flags.node, namespace=flags.namespace)
-        self._health = Health(clock, hears_the_server=lambda: self._nodes.last_error is None)
+        self._health = Health(clock, hears_the_server=lambda: self._nodes.is_synced and self._nodes.last_error is None)
         self._controllers: Controllers | None = None
         self._capacity = Capacity(0, 0)
 
@@ -164,7 +165,6 @@ class Agent:
             asked.cancel()
 
     async def _work(self) -> None:
-        await self._find_daemon_set()
         self._warn_of_features()
         test, cache_mb = await self._prepare()
         basis, node = self._basis, await self._own_node()
@@ -173,13 +173,13 @@ class Agent:
         async with self._workers(options) as workers:
             await workers.warm_up()
             settings = parts.exposer_settings(basis, self._config, test)
+            exposers = parts.all_exposers(settings, cache_mb)
             self._controllers = parts.controllers(
                 basis,
                 self._config,
                 test,
-                settings=settings,
+                exposers=exposers,
                 capacity=self._capacity,
-                cache_limit_mb=cache_mb,
                 workers=workers,
                 definitions=self._definitions,
                 events=CountedEvents(self._events, basis.metrics, basis.clock),
@@ -196,6 +196,7 @@ class Agent:
                 self._config.run(),
                 self._refresh_definitions(),
                 self._controllers.run(),
+                keep_swept(parts.leftovers(settings, exposers), basis.metrics, basis.clock, basis.rng),
             ]
             if test.pod_volumes:
                 services.append(done_folders.run())
@@ -211,6 +212,7 @@ class Agent:
         flags = basis.flags
         while True:
             try:
+                await self._find_daemon_set()
                 await self._config.load()
                 basis.logging.set_level(self._config().log_level)
                 cache_mb = await cache_limit_mb(basis.api, flags.namespace, flags.backup_repository_configmap)
@@ -227,6 +229,8 @@ class Agent:
     def _report(self, test: SelfTest) -> None:
         """Log and tell what was found. Raises `ConfigurationError` when the agent cannot work."""
         _log.info("self-test", findings=[f"{one.verdict}: {one.check}: {one.text}" for one in test.findings])
+        for problem in test.problems:
+            _log.warning("something is missing", check=problem.check, verdict=problem.verdict, found=problem.text)
         text = "; ".join(f"{one.check}: {one.text}" for one in test.problems)
         if test.is_fatal:
             self._events.tell("SelfTestFailed", text, True)

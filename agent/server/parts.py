@@ -14,6 +14,7 @@ from agent.controllers.machine import NodeLiveness, Timing
 from agent.controllers.status import Definitions, EventSink
 from agent.exposers.csi_snapshot import CsiSnapshotExposer
 from agent.exposers.host_path import HostPods
+from agent.exposers.leftovers import JobExposers, Leftovers
 from agent.exposers.pod_volume import PodVolumeBackupExposer, PodVolumeRestoreExposer
 from agent.exposers.restore import GenericRestoreExposer
 from agent.exposers.settings import ExposerSettings
@@ -67,14 +68,36 @@ def exposer_settings(basis: Basis, config: LiveConfiguration, test: SelfTest) ->
     )
 
 
+def all_exposers(settings: ExposerSettings, cache_limit_mb: int) -> Exposers:
+    """How each kind gets at its volumes; `cache_limit_mb` is what Velero allows the cache of a repository (§4.2)."""
+    return Exposers(
+        data_upload=CsiSnapshotExposer(settings),
+        data_download=GenericRestoreExposer(settings, cache_limit_mb),
+        pod_volume_backup=PodVolumeBackupExposer(settings),
+        pod_volume_restore=PodVolumeRestoreExposer(settings),
+    )
+
+
+def leftovers(settings: ExposerSettings, exposers: Exposers) -> Leftovers:
+    """Who finds what agents left behind."""
+    return Leftovers(
+        settings,
+        JobExposers(
+            uploads=exposers.data_upload,
+            downloads=exposers.data_download,
+            backups=exposers.pod_volume_backup,
+            restores=exposers.pod_volume_restore,
+        ),
+    )
+
+
 def controllers(
     basis: Basis,
     config: LiveConfiguration,
     test: SelfTest,
     *,
-    settings: ExposerSettings,
+    exposers: Exposers,
     capacity: Capacity,
-    cache_limit_mb: int,
     workers: WorkRunner,
     definitions: Definitions,
     events: EventSink,
@@ -106,12 +129,7 @@ def controllers(
         basis.clock,
         basis.rng,
         options,
-        exposers=Exposers(
-            data_upload=CsiSnapshotExposer(settings),
-            data_download=GenericRestoreExposer(settings, cache_limit_mb),
-            pod_volume_backup=PodVolumeBackupExposer(settings),
-            pod_volume_restore=PodVolumeRestoreExposer(settings),
-        ),
+        exposers=exposers,
         runners=AgentRunners(local=workers, api=basis.api, clock=basis.clock, rng=basis.rng, namespace=flags.namespace),
         jobs=jobs,
         definitions=definitions,
