@@ -232,6 +232,8 @@ class Agent:
     def _report(self, test: SelfTest) -> None:
         """Log and tell what was found. Raises `ConfigurationError` when the agent cannot work."""
         _log.info("self-test", findings=[f"{one.verdict}: {one.check}: {one.text}" for one in test.findings])
+        for problem in test.problems:
+            _log.warning("something is missing", check=problem.check, verdict=problem.verdict, found=problem.text)
         text = "; ".join(f"{one.check}: {one.text}" for one in test.problems)
         if test.is_fatal:
             self._events.tell("SelfTestFailed", text, True)

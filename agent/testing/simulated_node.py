@@ -42,7 +42,7 @@ _ZONE = "topology.kubernetes.io/zone"
 _SOON_SECONDS = 0.2
 _WORKERS = 4
 _NEW_MOUNTS = 0x00020000
-_RECURSIVE, _PRIVATE = 0x4000, 0x40000
+_RECURSIVE, _PRIVATE, _SHARED = 0x4000, 0x40000, 0x100000
 
 _T = TypeVar("_T")
 
@@ -50,10 +50,13 @@ _T = TypeVar("_T")
 def own_mounts() -> None:
     """Give this thread and its children mounts of their own: they vanish with them, and the machine never sees them.
 
+    Within, later mounts are seen everywhere, as a kubelet's are by an agent with HostToContainer propagation.
+
     Raises `PermissionError` where the kernel does not allow it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_NEW_MOUNTS) or libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None):
+    apart = libc.unshare(_NEW_MOUNTS) or libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None)
+    if apart or libc.mount(b"none", b"/", None, _RECURSIVE | _SHARED, None):
         number = ctypes.get_errno()
         raise PermissionError(number, f"mounts of their own need root: {os.strerror(number)}")
 

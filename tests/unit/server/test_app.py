@@ -57,9 +57,13 @@ async def test_a_backup_of_a_pod_volume_goes_from_new_to_completed(tmp_path: Pat
     world = AgentWorld(tmp_path)
     await world.add_node(NODE)
     workers = Workers(world)
+    world.api.requests.clear()
     async with world.agent(workers):
+        await world.clock.sleep(1_000)
+        asked = world.unforeseen_requests()
         await world.add_backup()
         await world.until(lambda: world.phase() is Phase.COMPLETED, within=120)
+    assert asked == set()
     backup = await world.backup()
     assert backup.status.snapshot_id == "snapshot-of-pvb-1"
     assert backup.metadata.finalizers == ()
