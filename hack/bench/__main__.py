@@ -161,6 +161,8 @@ def _store(kind: str, work: Path) -> Iterator[tuple[tools.Store, SeaweedServer |
     if kind == "local":
         yield tools.Store(folder), None
         return
+    shutil.rmtree(folder / "seaweed", ignore_errors=True)
+    (folder / "seaweed").mkdir()
     with SeaweedServer(folder / "seaweed") as server:
         server.create_bucket("bench")
         yield tools.Store(folder, server.endpoint, server.access_key, server.secret_key), server
