@@ -72,6 +72,7 @@ def serve(flags: AgentFlags) -> None:
 
 async def _serve(flags: AgentFlags, logging: Logging) -> None:
     stopping, clock, environ = Stopping(), SystemClock(), dict(os.environ)
+    stopping.cancels(asyncio.current_task())
     with stopping.on_signals():
         kube = await load_configuration(flags.kubeconfig, flags.kubecontext)
         async with AioKubeApi(kube, user_agent=USER_AGENT) as api:
@@ -148,7 +149,7 @@ class Agent:
                 await self._work_until(stopping)
             finally:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LAST_SECONDS):
+                    async with asyncio.timeout(0 if stopping.at_once else _LAST_SECONDS):
                         await self._events.flush()
                 telling.cancel()
         _log.info("the agent has ended")
