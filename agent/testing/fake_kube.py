@@ -236,7 +236,7 @@ class FakeKube:
         if resource.status_subresource:
             kept = before if not status else {**before, "status": after.get("status")}
             after = {**(after if not status else kept), "status": kept.get("status")}
-            after = {name: value for name, value in after.items() if value is not None}
+            after = {name: copy.deepcopy(value) for name, value in after.items() if value is not None}
         self._check_metadata(what, before, after)
         if after != before:
             self._change(resource, key, before, after)
@@ -398,7 +398,7 @@ def _field(what: str, value: JsonObject, path: str) -> str:
     if value.get("kind") == "Pod":
         known |= {"spec.nodeName", "status.phase"}
     if value.get("kind") == "Event":
-        known |= {"involvedObject.kind", "involvedObject.name", "involvedObject.uid", "reason", "type"}
+        known |= {"reason", "type", *(f"involvedObject.{name}" for name in ("kind", "name", "namespace", "uid"))}
     if path not in known:
         _refuse_field(what, path)
     part: JsonValue = value
