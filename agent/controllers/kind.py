@@ -29,6 +29,8 @@ class NotYet:
     """This agent's perhaps, once what is missing is there."""
 
     reason: str
+    error: LighterageError | None = None
+    """Why it never will be, should it stay missing as long as a volume may take; None: it may be missing for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,16 @@ class JobKind(Protocol[JobT]):
         """Whether `status.node` is set when the object is accepted, rather than when its volume is ready."""
         ...
 
+    @property
+    def is_anybodys(self) -> bool:
+        """Whether any agent may accept an object, and take over what another one accepted and cannot go on with."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """Of two that wait for a slot, the higher one goes first."""
+        ...
+
     def namespace(self, job: JobT) -> str:
         """Where the volume is, or was: jobs are fair between these."""
         ...
@@ -87,7 +99,14 @@ class JobKind(Protocol[JobT]):
         ...
 
     def node(self, job: JobT) -> str:
-        """The node whose agent looks after the object in its phase; empty while it is anybody's."""
+        """The node whose agent looks after the object in its phase; empty while it is anybody's or nobody's."""
+        ...
+
+    async def locate(self, job: JobT) -> str | LighterageError:
+        """The same for an object that does not say: asked where that can be known, and empty if it may yet be said.
+
+        An error when no agent will ever look after it. Costs requests.
+        """
         ...
 
     def is_here(self, job: JobT) -> bool:

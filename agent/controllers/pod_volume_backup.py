@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from agent.base.errors import MoverUnsupported
+from agent.base.errors import LighterageError, MoverUnsupported, NodeLost
 from agent.controllers.kind import Claim, NotOurs, Ours, Refused
 from agent.controllers.sources import Sources
 from agent.controllers.status import Definitions
@@ -54,6 +54,9 @@ class PodVolumeBackupKind:
     name: str = "PodVolumeBackup"
     finalizer: str = POD_VOLUME_FINALIZER
     has_node_from_the_start: bool = False
+    is_anybodys: bool = False
+    priority: int = 1
+    """An application may stand still until these are done (contract §7.1)."""
 
     def namespace(self, job: PodVolumeBackup) -> str:
         """Of the pod."""
@@ -72,6 +75,10 @@ class PodVolumeBackupKind:
     def node(self, job: PodVolumeBackup) -> str:
         """The pod's."""
         return job.spec.node
+
+    async def locate(self, job: PodVolumeBackup) -> str | LighterageError:
+        """Said from the start."""
+        return job.spec.node or NodeLost(f"the PodVolumeBackup {job.key} names no node")
 
     def is_here(self, job: PodVolumeBackup) -> bool:
         """Whether it is this node's."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, cast
 
@@ -69,7 +69,7 @@ class FakeKube:
         self._objects: dict[_Where, JsonObject] = {}
         self._history: list[_Change] = []
         self._pages: dict[str, tuple[int, list[JsonObject]]] = {}
-        self._wakers: set[asyncio.Event] = set()
+        self._wakers: dict[asyncio.Event, str] = {}
         self._cut = 0
         self._faults: list[_Fault] = []
         self._down = False
@@ -77,6 +77,8 @@ class FakeKube:
         """Verbs and resources (`("watch", "datauploads.velero.io")`) that answer 403."""
         self.requests: list[tuple[str, str]] = []
         """Verb and resource of each request, in order."""
+        self.observers: list[Callable[[str, JsonObject | None, JsonObject | None], None]] = []
+        """Called with each change: the name of the resource, the object before and after. They must not keep them."""
 
     # What a test does to it
 
@@ -93,7 +95,7 @@ class FakeKube:
     def cut_watches(self) -> None:
         """End every watch, without an error, wherever it is."""
         self._cut += 1
-        self._wake()
+        self._wake_all()
 
     def compact(self) -> None:
         """Forget the past: watches and pages from before answer 410."""
@@ -110,6 +112,11 @@ class FakeKube:
         metadata = _metadata(value)
         key = Key(str(metadata.get("namespace", "")), str(metadata["name"]))
         self._store((resource.name, key), copy.deepcopy(value))
+
+    def remove(self, resource: Resource[ObjectT], key: Key) -> None:
+        """Delete an object as another client would; its finalizers keep it. Harmless when there is none."""
+        if (resource.name, key) in self._objects:
+            self._delete((resource.name, key))
 
     # KubeApi
 
@@ -170,7 +177,7 @@ class FakeKube:
         cut, deadline = self._cut, self._clock.monotonic() + timeout
         bookmark = self._clock.monotonic() + _BOOKMARK_SECONDS
         waker = asyncio.Event()
-        self._wakers.add(waker)
+        self._wakers[waker] = resource.name
         try:
             while self._cut == cut:
                 waker.clear()
@@ -194,7 +201,7 @@ class FakeKube:
                 if position == self._version or not self._changes_after(position):
                     await wait_for_event(self._clock, waker, min(deadline, bookmark) - now)
         finally:
-            self._wakers.discard(waker)
+            self._wakers.pop(waker, None)
 
     async def create(self, resource: Resource[ObjectT], obj: ObjectT) -> ObjectT:
         """A new object with uid, version, creation time, and a name if it has only `generateName`."""
@@ -316,17 +323,15 @@ class FakeKube:
     def _store(self, where: _Where, value: JsonObject) -> None:
         self._version += 1
         _metadata(value)["resourceVersion"] = str(self._version)
-        self._history.append(_Change(self._version, where, self._objects.get(where), value))
+        self._happened(_Change(self._version, where, self._objects.get(where), value))
         self._objects[where] = value
-        self._wake()
 
     def _remove(self, where: _Where) -> None:
         self._version += 1
         last = self._objects.pop(where)
         gone = copy.deepcopy(last)
         _metadata(gone)["resourceVersion"] = str(self._version)
-        self._history.append(_Change(self._version, where, gone, None))
-        self._wake()
+        self._happened(_Change(self._version, where, gone, None))
         self._collect_owned(str(_metadata(gone).get("uid", "")))
 
     def _collect_owned(self, uid: str) -> None:
@@ -342,7 +347,16 @@ class FakeKube:
             first -= 1
         return self._history[first:]
 
-    def _wake(self) -> None:
+    def _happened(self, change: _Change) -> None:
+        self._history.append(change)
+        name, _ = change.where
+        for waker, watched in self._wakers.items():
+            if watched == name:
+                waker.set()
+        for observe in self.observers:
+            observe(name, change.before, change.after)
+
+    def _wake_all(self) -> None:
         for waker in self._wakers:
             waker.set()
 
