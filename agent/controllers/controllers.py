@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 from agent.base.clock import Clock
 from agent.controllers import pod_volume_backup, pod_volume_restore
+from agent.controllers.context import Context, NodeLiveness, Timing, nothing_to_check
 from agent.controllers.data_download import DataDownloadKind
 from agent.controllers.data_upload import DataMovers, DataUploadKind
 from agent.controllers.job import Job, JobT
 from agent.controllers.kind import JobKind
 from agent.controllers.limits import jobs_at_once, share_rates
 from agent.controllers.loop import Controller
-from agent.controllers.machine import Context, NodeLiveness, Timing, nothing_to_check
 from agent.controllers.moving import JobId, Movings, Work
 from agent.controllers.node_pods import NodePodInformer
 from agent.controllers.pod_volume_backup import PodVolumeBackupKind

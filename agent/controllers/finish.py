@@ -8,11 +8,12 @@ another agent should have ended the phase is written first, so that of many agen
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic
+from typing import Generic
 
 import msgspec
 
 from agent.base.errors import CanceledError, KubeConflict, KubeError, LighterageError, RebindFailed
+from agent.controllers.context import Again, Context
 from agent.controllers.job import (
     MOVED_ANNOTATION,
     JobT,
@@ -23,16 +24,13 @@ from agent.controllers.job import (
     with_status,
     without_finalizer,
 )
+from agent.controllers.kind import JobKind
 from agent.controllers.memory import Remembered, Verdict
 from agent.controllers.moving import Failed, Moved, Outcome
 from agent.exposers.contract import Broken, Done, Waiting
 from agent.kube.job import Phase
 from agent.kube.job import Progress as JobProgress
 from agent.movers.spec import BackupResult, JobResult, Progress
-
-if TYPE_CHECKING:
-    from agent.controllers.kind import JobKind
-    from agent.controllers.machine import Again, Context
 
 _CLEAN_UP_SECONDS = 60.0
 """How long an object waits for its leftovers before its end is told; they are removed afterwards all the same."""
@@ -59,8 +57,7 @@ class Finisher(Generic[JobT]):
 
     async def go_on(self, job: JobT, memory: Remembered[JobT]) -> Again:
         """Execute the verdict that there is."""
-        assert memory.verdict is not None
-        return await self._end(job, memory, memory.verdict)
+        return None if memory.verdict is None else await self._end(job, memory, memory.verdict)
 
     async def fail(
         self, job: JobT, memory: Remembered[JobT], error: LighterageError, facts: tuple[str, ...] = ()
@@ -136,6 +133,10 @@ class Finisher(Generic[JobT]):
         await context.writer.write(self._kind.resource, job, without_finalizer(job, self._kind.finalizer))
         return None
 
+    async def tidy(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        """Another agent ended it, and cleaned up; what this one made at the same time is removed once more."""
+        return None if await self._is_clean(job, memory, _KEEP_FINALIZER_SECONDS) else _SOON
+
     async def _complete(self, job: JobT, memory: Remembered[JobT], result: JobResult) -> Again:
         context = self._context
         kept = msgspec.json.encode(_short(result)).decode()
@@ -206,7 +207,7 @@ class Finisher(Generic[JobT]):
                 raise
             return True
         if isinstance(state, Done):
-            memory.cleaning = None
+            memory.cleaning, memory.exposed = None, False
             return True
         return late
 

@@ -22,13 +22,11 @@ def share_rates(limits: AgentLimits, works: Iterable[Work]) -> None:
     running = [work for work in works if work.outcome is None]
     backups = sum(work.is_backup for work in running)
     for work in running:
-        given = work.spec.limits
+        given, senders = work.spec.limits, backups if work.is_backup else 1
         work.set_limits(
             msgspec.structs.replace(
                 given,
-                upload_bytes=_part(
-                    limits.upload_bytes_per_second, backups if work.is_backup else 1, given.upload_bytes
-                ),
+                upload_bytes=_part(limits.upload_bytes_per_second, senders, given.upload_bytes),
                 download_bytes=_part(limits.download_bytes_per_second, len(running), given.download_bytes),
                 requests=_part(limits.requests_per_second, len(running), given.requests),
             )

@@ -12,9 +12,10 @@ import structlog
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeConflict, KubeError, KubeNotFound, KubeUnavailable
+from agent.controllers.context import Context
 from agent.controllers.job import JobT, is_canceled, is_exposing, with_status
 from agent.controllers.kind import JobKind
-from agent.controllers.machine import Context, Machine
+from agent.controllers.machine import Machine
 from agent.controllers.moving import JobId
 from agent.kube.api import KubeApi
 from agent.kube.backoff import Backoff

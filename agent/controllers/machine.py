@@ -10,10 +10,8 @@ Everything that waits has a reason that ends up in the object, and a bound.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from agent.base.clock import Clock
 from agent.base.errors import (
     CanceledError,
     ExposeTimeout,
@@ -24,6 +22,7 @@ from agent.base.errors import (
     LighterageError,
     NodeLost,
 )
+from agent.controllers.context import Again, Context, NodeLiveness, Timing
 from agent.controllers.finish import Finisher
 from agent.controllers.job import (
     WAITING_ANNOTATION,
@@ -36,82 +35,15 @@ from agent.controllers.job import (
     with_metadata,
     with_status,
 )
-from agent.controllers.kind import JobKind, NotOurs, NotYet, Refused
+from agent.controllers.kind import JobKind, NotOurs, NotYet, Ours, Refused
 from agent.controllers.memory import Memory, Remembered, share
-from agent.controllers.moving import JobId, Movings, Order
-from agent.controllers.prepare_queue import PrepareQueue
+from agent.controllers.moving import JobId, Order
 from agent.controllers.rescue import Rescuer
-from agent.controllers.slots import Slots
-from agent.controllers.status import StatusWriter
 from agent.exposers.contract import Broken, Ready, Waiting
 from agent.kube.job import NodeOS, Phase
 from agent.kube.meta import Key
-from agent.movers.supervisor import JobCallbacks
 
-
-class NodeLiveness(Protocol):
-    """Which agents are alive (contract §2.5)."""
-
-    def is_dead(self, node: str) -> bool:
-        """Whether nobody has looked after the objects of this node for so long that others have to end them.
-
-        Also true of a node that has had no agent for so long, and of one that does not exist.
-        """
-        ...
-
-
-async def nothing_to_check(_: Job) -> None:
-    """For agents that find out about mistakes only when they come upon them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Seconds."""
-
-    prepare: float = 1800.0
-    """From Accepted to InProgress (`--data-mover-prepare-timeout`)."""
-    others: float = 120.0
-    """How much later another agent ends what its own agent should have ended."""
-    force_prepared: float = 300.0
-    force_running: float = 3600.0
-    """After `cancel` was first seen: any agent ends the object, before and after it is InProgress."""
-    restart: float = 600.0
-    """For what a restarted agent needs to go on with an object that was InProgress."""
-    kill: float = 120.0
-    """After a cancel: work that has not ended by then is ended by force."""
-    refused: float = 60.0
-    """How long the API server may refuse what has to be done for an object until that is its end."""
-    look_again: float = 5.0
-    """At objects that wait for something that no event tells of."""
-    resync: float = 60.0
-    claim_spread: float = 1.0
-    """Agents that may all accept an object try within so long, one after the other."""
-    spread: float = 15.0
-    """The same for ending what another agent should have ended."""
-    tell: float = 15.0
-    """What is waited for is told in the object after so long, and then ever more seldom."""
-
-
-@dataclass(slots=True)
-class Context:
-    """What all machines of an agent share."""
-
-    node: str
-    clock: Clock
-    writer: StatusWriter
-    slots: Slots
-    nodes: NodeLiveness
-    movings: Movings
-    queue: PrepareQueue
-    time_limit: Callable[[Job], float] = lambda _: 0.0
-    """Seconds that this object may be InProgress; 0: any time."""
-    callbacks: Callable[[Job], JobCallbacks | None] = lambda _: None
-    check: Callable[[Job], Awaitable[None]] = nothing_to_check
-    """Raises what can be known to be wrong before a volume is exposed."""
-    timing: Timing = field(default_factory=Timing)
-    draining: bool = False
-    """Whether the agent ends: nothing is begun or decided any more."""
-
+__all__ = ["Context", "Machine", "NodeLiveness", "Timing"]
 
 _STORE_LAG_SECONDS = 0.5
 """Until the store shows what was written already, by us or by another."""
@@ -119,8 +51,13 @@ _MAX_REASON = 1_024
 _CANCELED = "canceled: "
 _T = TypeVar("_T")
 
-Again = float | None
-"""Seconds after which to look again without an event; None: an event comes, or the next resync is soon enough."""
+
+_Step = Callable[[JobT, Remembered[JobT]], Awaitable[Again]]
+
+
+async def _store_is_behind(_job: object, _memory: object) -> Again:
+    """It is final already, or runs; only the store does not show it."""
+    return _STORE_LAG_SECONDS
 
 
 class Machine(Generic[JobT]):
@@ -139,66 +76,64 @@ class Machine(Generic[JobT]):
         if self._context.draining:
             return None
         if job is None or not self._kind.handles(job):
-            return self._forget(key, "the object is gone")
+            return self._forget(key, "the object is gone", None)
         work = self._context.movings.get(self._id(job))
         if (work is not None and work.uid != job.metadata.uid) or self._memory.knows_another(job):
-            return self._forget(key, "the object was made anew")
+            return self._forget(key, "the object was made anew", 0.0)
         memory = self._memory.of(job)
         if not job.status.phase.is_new:
             self._context.queue.settle(self._id(job))
-        if job.status.phase.is_final:
-            return await self._after_the_end(job, memory)
-        if memory.ended:
-            return _STORE_LAG_SECONDS
-        if self._finisher.is_decided(job, memory):
-            return await self._finisher.go_on(job, memory)
-        return await self._step(job, memory)
+        return await self._step(job, memory)(job, memory)
 
-    async def _step(self, job: JobT, memory: Remembered[JobT]) -> Again:
-        phase = job.status.phase
-        if is_canceled(job) or phase is Phase.CANCELING:
-            return await self._cancel(job, memory)
-        if phase.is_new:
-            return await self._new(job, memory)
-        if not self._is_mine(job):
-            self._context.slots.release(self._id(job))
-            return await self._rescuer.look(job, memory)
-        if self._kind.finalizer not in job.metadata.finalizers:
-            await self._write(job, with_finalizer(job, self._kind.finalizer))
-            return None
-        if phase is Phase.ACCEPTED:
-            return await self._accepted(job, memory)
-        if phase is Phase.PREPARED:
-            return await self._prepared(job, memory)
-        return await self._in_progress(job, memory)
+    def _step(self, job: JobT, memory: Remembered[JobT]) -> _Step[JobT]:
+        """What is next."""
+        phase, mine = job.status.phase, self._is_mine(job)
+        rules: tuple[tuple[bool, _Step[JobT]], ...] = (
+            (phase.is_final, self._after_the_end),
+            (memory.ended, _store_is_behind),
+            (self._finisher.is_decided(job, memory), self._finisher.go_on),
+            (is_canceled(job) or phase is Phase.CANCELING, self._cancel),
+            (phase.is_new and self._context.movings.get(self._id(job)) is not None, _store_is_behind),
+            (phase.is_new, self._new),
+            (not mine, self._others),
+            (self._kind.finalizer not in job.metadata.finalizers, self._keep),
+            (phase is Phase.ACCEPTED, self._accepted),
+            (phase is Phase.PREPARED, self._prepared),
+        )
+        return next((step for applies, step in rules if applies), self._in_progress)
+
+    async def _others(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        self._context.slots.release(self._id(job))
+        return await self._rescuer.look(job, memory)
+
+    async def _keep(self, job: JobT, _: Remembered[JobT]) -> Again:
+        """See that it is not gone before it is cleaned up."""
+        await self._write(job, with_finalizer(job, self._kind.finalizer))
+        return None
 
     # ---- one phase each ----
 
     async def _new(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context, kind = self._context, self._kind
-        if context.movings.get(self._id(job)) is not None:
-            return _STORE_LAG_SECONDS
-        if kind.is_anybodys:
-            waited = memory.since(memory.phase_since, context.clock)
-            if (turn := share(context.node, memory.uid) * context.timing.claim_spread) > waited:
-                return turn - waited
-        knows_accepted = context.writer.has_phase(kind.resource, Phase.ACCEPTED)
-        if knows_accepted and not context.queue.admit(self._id(job), kind.namespace(job)):
+        turn = share(context.node, memory.uid) * context.timing.claim_spread if kind.is_anybodys else 0.0
+        early = turn - memory.since(memory.phase_since, context.clock)
+        if early > 0:
+            return early
+        counts = context.writer.has_phase(kind.resource, Phase.ACCEPTED)
+        if counts and not context.queue.admit(self._id(job), kind.namespace(job)):
             return context.timing.look_again
         claim = await kind.claim(job)
-        if isinstance(claim, NotOurs | NotYet | Refused):
-            context.queue.settle(self._id(job))
+        if isinstance(claim, Ours):
+            return await (self._accept(job) if counts else self._skip_acceptance(job, memory))
+        context.queue.settle(self._id(job))
         if isinstance(claim, NotOurs):
             return await self._rescuer.unclaimed(job, memory)
         if isinstance(claim, Refused):
             return await self._finisher.end_at_once(job, memory, claim.error)
-        if isinstance(claim, NotYet):
-            return await self._not_yet(job, memory, claim)
-        if not knows_accepted:
-            if kind.finalizer not in job.metadata.finalizers:
-                await self._write(job, with_finalizer(job, kind.finalizer))
-                return None
-            return await self._prepared(job, memory)
+        return await self._not_yet(job, memory, claim)
+
+    async def _accept(self, job: JobT) -> Again:
+        context, kind = self._context, self._kind
         accepted = with_status(
             job,
             phase=Phase.ACCEPTED,
@@ -208,6 +143,11 @@ class Machine(Generic[JobT]):
         )
         await self._write(job, with_finalizer(with_exposing(accepted, True), kind.finalizer))
         return None
+
+    async def _skip_acceptance(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        """For servers that do not know the phases between (contract §2.3)."""
+        kept = self._kind.finalizer in job.metadata.finalizers
+        return await (self._prepared(job, memory) if kept else self._keep(job, memory))
 
     async def _not_yet(self, job: JobT, memory: Remembered[JobT], claim: NotYet) -> Again:
         timing = self._context.timing
@@ -221,27 +161,27 @@ class Machine(Generic[JobT]):
         context = self._context
         if memory.since(memory.accepted, context.clock) > context.timing.prepare:
             return await self._time_out(job, memory)
-        if not memory.checked:
-            if (wrong := await self._checked(job)) is not None:
-                return await self._finisher.fail(job, memory, wrong)
-            memory.checked = True
-        state = await self._patiently(memory, self._kind.exposer.advance(job))
+        state = await self._checked(job, memory) or await self._advanced(job, memory)
+        if isinstance(state, Ready) and state.node != context.node:
+            state = self._elsewhere(state.node)
         if isinstance(state, LighterageError):
             return await self._finisher.fail(job, memory, state)
-        if isinstance(state, Broken):
-            return await self._finisher.fail(job, memory, state.error)
         if isinstance(state, Waiting):
             return await self._wait(job, memory, state.reason)
-        if state.node != context.node:
-            if context.nodes.is_dead(state.node):
-                gone = f"the volume is mounted on the node {state.node}, where no agent is alive"
-                return await self._finisher.fail(job, memory, NodeLost(gone, hint="see why, or use loadAffinity"))
-            return await self._wait(job, memory, f"the agent of node {state.node} has to take over")
         await self._write(job, with_status(job, phase=Phase.PREPARED, node=context.node))
         return None
 
-    async def _checked(self, job: JobT) -> LighterageError | None:
+    def _elsewhere(self, node: str) -> Waiting | LighterageError:
+        """The volume came to be on another node."""
+        if self._context.nodes.is_dead(node):
+            gone = f"the volume is mounted on the node {node}, where no agent is alive"
+            return NodeLost(gone, hint="see why, or keep such volumes away from it with loadAffinity")
+        return Waiting(f"the agent of node {node} has to take over")
+
+    async def _checked(self, job: JobT, memory: Remembered[JobT]) -> LighterageError | None:
         """What is known to be wrong before anything is exposed; what may heal is not."""
+        if memory.exposed:
+            return None
         try:
             await self._context.check(job)
         except KubeError:
@@ -346,14 +286,18 @@ class Machine(Generic[JobT]):
 
     # ---- volumes and jobs that may come yet ----
 
+    async def _advanced(
+        self, job: JobT, memory: Remembered[JobT], limit: float | None = None
+    ) -> Ready | Waiting | LighterageError:
+        """The exposer's next steps."""
+        memory.exposed = True
+        state = await self._patiently(memory, self._kind.exposer.advance(job), limit)
+        return state.error if isinstance(state, Broken) else state
+
     async def _volume(self, job: JobT, memory: Remembered[JobT], limit: float) -> Ready | Waiting | LighterageError:
         """The volume; what it waits for; or why there is none, which a wait becomes when it is too long."""
-        state = await self._patiently(memory, self._kind.exposer.advance(job), limit)
-        if isinstance(state, Broken):
-            return state.error
-        if not isinstance(state, Waiting):
-            return state
-        if self._is_late(memory, limit):
+        state = await self._advanced(job, memory, limit)
+        if isinstance(state, Waiting) and self._is_late(memory, limit):
             return ExposeTimeout(f"the volume was not accessible within {limit:.0f} s: {state.reason}")
         return state
 
@@ -379,16 +323,14 @@ class Machine(Generic[JobT]):
         context = self._context
         try:
             result = await call
-        except (KubeForbidden, KubeInvalid) as error:
-            if memory.refused is None:
-                memory.refused = context.clock.monotonic()
-            if memory.since(memory.refused, context.clock) < context.timing.refused:
-                raise
-            return error
         except KubeError as error:
-            if limit is None or not self._is_late(memory, limit):
-                raise
-            return error
+            hopeless = isinstance(error, KubeForbidden | KubeInvalid)
+            if hopeless and memory.refused is None:
+                memory.refused = context.clock.monotonic()
+            too_long = hopeless and memory.since(memory.refused, context.clock) >= context.timing.refused
+            if too_long or (limit is not None and self._is_late(memory, limit)):
+                return error
+            raise
         memory.refused = None
         return result
 
@@ -418,8 +360,8 @@ class Machine(Generic[JobT]):
     async def _time_out(self, job: JobT, memory: Remembered[JobT]) -> Again:
         try:
             facts = await self._kind.exposer.diagnose(job)
-        except KubeError as error:
-            facts = (f"what it waits for cannot be looked at: {error}",)
+        except KubeError as failure:
+            facts = (f"what it waits for cannot be looked at: {failure}",)
         reason = memory.waiting or (facts[0] if facts else "nothing is known about the reason")
         error = ExposeTimeout(
             f"the volume was not accessible within {self._context.timing.prepare:.0f} s: {reason}",
@@ -435,7 +377,7 @@ class Machine(Generic[JobT]):
             return 1.0
         context.slots.release(self._id(job))
         if self._kind.finalizer not in job.metadata.finalizers:
-            return None
+            return await self._finisher.tidy(job, memory) if memory.exposed else None
         node = self._kind.node(job)
         if not memory.ended and node != context.node:
             if node and not context.nodes.is_dead(node):
@@ -445,14 +387,14 @@ class Machine(Generic[JobT]):
                 return turn - waited
         return await self._finisher.release(job, memory)
 
-    def _forget(self, key: Key, reason: str) -> Again:
+    def _forget(self, key: Key, reason: str, again: Again) -> Again:
         job_id = self._kind.name, key
         if not self._context.movings.end(job_id, reason):
             return 1.0
         self._memory.forget(key)
         self._context.queue.settle(job_id)
         self._context.slots.release(job_id)
-        return 0.0 if reason == "the object was made anew" else None
+        return again
 
     # ---- small questions ----
 

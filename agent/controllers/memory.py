@@ -51,8 +51,8 @@ class Remembered(Generic[JobT]):
     waiting: str = ""
     """What it waits for."""
     waiting_told: float | None = None
-    checked: bool = False
-    """Whether nothing was found to be wrong before its volume was exposed."""
+    exposed: bool = False
+    """Whether this agent may have made something for it that is not known to be removed."""
     trying: float | None = None
     """Since when its volume is not to be had; None when it was the last time."""
     refused: float | None = None

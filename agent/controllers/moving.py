@@ -102,7 +102,7 @@ class Work:
             self.outcome = Failed(CanceledError(self._killed or "the agent ends"))
             if not self._killed:
                 raise
-        except Exception as error:  # a mistake of ours in one job must not end all others
+        except Exception as error:  # noqa: BLE001  # a mistake of ours in one job must not end all others
             _log.exception("a job failed in an unforeseen way", job=self.spec.id)
             self.outcome = Failed(MoverError(f"the job {self.spec.id} failed in an unforeseen way: {error!r}"))
         finally:

@@ -6,17 +6,15 @@ the version that they saw, and who comes second finds it done.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic
+from typing import Generic
 
 from agent.base.errors import CanceledError, ExposeTimeout, LighterageError, NodeLost
+from agent.controllers.context import Again, Context
+from agent.controllers.finish import Finisher
 from agent.controllers.job import JobT, with_finalizer, with_status
+from agent.controllers.kind import JobKind
 from agent.controllers.memory import Remembered, share
 from agent.kube.job import Phase
-
-if TYPE_CHECKING:
-    from agent.controllers.finish import Finisher
-    from agent.controllers.kind import JobKind
-    from agent.controllers.machine import Again, Context
 
 _LOOK_UP_SECONDS = 120.0
 _MAX_DOUBLINGS = 5

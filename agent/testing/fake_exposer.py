@@ -66,10 +66,10 @@ class FakeExposer(Generic[ObjectT]):
     async def advance(self, job: ObjectT) -> Waiting | Ready | Broken:
         """Make volume and pod; ready after the script's time."""
         world, uid, script = self._world, job.metadata.uid, self._world.script(job.key)
-        world.volumes.setdefault(uid, job.key)
         try:
             pod = await self._api.get(PODS, self._pod_key(job))
         except KubeNotFound:
+            world.volumes[uid] = job.key
             with contextlib.suppress(KubeAlreadyExists):
                 await self._api.create(PODS, self._pod(job, script.node))
             world.running_since[uid] = self._clock.monotonic()

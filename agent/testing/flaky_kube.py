@@ -105,7 +105,9 @@ class FlakyKube:
 
     async def delete(self, resource: Resource[ObjectT], key: Key, *, uid: str = "", resource_version: str = "") -> None:
         """Delete."""
-        await self._ask("delete", resource, self._inner.delete(resource, key, uid=uid, resource_version=resource_version))
+        await self._ask(
+            "delete", resource, self._inner.delete(resource, key, uid=uid, resource_version=resource_version)
+        )
 
     async def allowed(self, review: AccessReview) -> bool:
         """An access review."""
@@ -134,4 +136,3 @@ class FlakyKube:
 
 async def _nothing() -> None:
     """What opening a watch costs on the way."""
-

@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from agent.base.clock import Clock
+from agent.controllers.context import Timing, nothing_to_check
 from agent.controllers.controllers import ControllerOptions, Controllers, Exposers
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.job import Job
-from agent.controllers.machine import Timing, nothing_to_check
 from agent.controllers.sweep import Leftovers
 from agent.kube.agent_config import AgentLimits
 from agent.kube.api import KubeApi

@@ -6,10 +6,9 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
-from agent.base.errors import KubeNotFound, MoverCrashed, ProvisioningFailed, RebindFailed
+from agent.base.errors import MoverCrashed, ProvisioningFailed, RebindFailed
 from agent.kube.codec import JsonObject
 from agent.kube.job import Phase
 from agent.kube.meta import Key
@@ -209,10 +208,10 @@ class Schedule:
     async def _cancel(self, fate: Fate) -> None:
         pod_volume = fate.resource in {POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES}
         if pod_volume and self.cluster.server.minor < 17:
-            return await self._delete(fate)  # there is no other way
+            await self._delete(fate)  # there is no other way
+            return
         fate.canceled = True
-        with suppress(KubeNotFound):
-            self._change(fate, lambda value: value["spec"].update(cancel=True))  # type: ignore[union-attr, call-arg]
+        self._change(fate, "spec", {"cancel": True})
 
     async def _delete(self, fate: Fate) -> None:
         fate.deleted = True
@@ -220,8 +219,11 @@ class Schedule:
 
     async def _make_anew(self, fate: Fate) -> None:
         """Delete it, and make another one of its name as soon as it is gone."""
+        uid = _part(self._value(fate), "metadata").get("uid")
         await self._delete(fate)
-        while self._value(fate) is not None:
+        while (value := self._value(fate)) is not None:
+            if _part(value, "metadata").get("uid") != uid:
+                return  # somebody else made it anew
             await self.clock.sleep(0.05)
         metadata: JsonObject = {
             "name": fate.name,
@@ -236,7 +238,7 @@ class Schedule:
     async def _touch(self, fate: Fate) -> None:
         """Somebody else changes the object again and again."""
         for number in range(20):
-            self._change(fate, lambda value: value["metadata"].update(labels={"touched": str(number)}))  # type: ignore[union-attr, call-arg]  # noqa: B023
+            self._change(fate, "metadata", {"labels": {"touched": str(number)}})
             await self.clock.sleep(self.rng.random() * 0.5)
 
     async def _kill(self, node: str, seconds: float) -> None:
@@ -303,11 +305,10 @@ class Schedule:
     async def _step(self, node: str) -> None:
         self.clocks[node].step(self.rng.choice([-7200.0, -60.0, 60.0, 7200.0]))
 
-    def _change(self, fate: Fate, change: Callable[[JsonObject], None]) -> None:
+    def _change(self, fate: Fate, part: str, fields: JsonObject) -> None:
         value = self._value(fate)
         if value is not None:
-            change(value)
-            self.cluster.kube.put_raw(fate.resource, value)
+            self.cluster.kube.put_raw(fate.resource, {**value, part: {**_part(value, part), **fields}})
 
     def _value(self, fate: Fate) -> JsonObject | None:
         try:
