@@ -28,6 +28,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "forget": ("agent.cli.forget", "Delete snapshots, by id or by retention policy."),
     "ls": ("agent.cli.browse", "List a folder of a snapshot."),
     "maintenance": ("agent.cli.maintenance", "Show who maintains the repository and what is due."),
+    "mover": ("agent.cli.mover", "What runs in pods that the agent makes."),
     "repository": ("agent.cli.repository", "Create, inspect, verify and repair repositories."),
     "restore": ("agent.cli.restore", "Write a snapshot, or a part of one, to a folder or device."),
     "snapshots": ("agent.cli.snapshots", "List snapshots, oldest first."),

@@ -411,6 +411,8 @@ def _field(what: str, value: JsonObject, path: str) -> str:
     known = {"metadata.name", "metadata.namespace"}
     if value.get("kind") == "Pod":
         known |= {"spec.nodeName", "status.phase"}
+    if value.get("kind") == "Event":
+        known |= {"reason", "type", *(f"involvedObject.{name}" for name in ("kind", "name", "namespace", "uid"))}
     if path not in known:
         _refuse_field(what, path)
     part: JsonValue = value
