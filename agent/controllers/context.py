@@ -12,6 +12,7 @@ from agent.controllers.moving import Movings
 from agent.controllers.prepare_queue import PrepareQueue
 from agent.controllers.slots import Slots
 from agent.controllers.status import StatusWriter
+from agent.controllers.stock import StockMovers
 from agent.movers.supervisor import JobCallbacks
 
 Again = float | None
@@ -72,6 +73,7 @@ class Context:
     nodes: NodeLiveness
     movings: Movings
     queue: PrepareQueue
+    stock: StockMovers
     time_limit: Callable[[Job], float] = lambda _: 0.0
     """Seconds that this object may be InProgress; 0: any time."""
     callbacks: Callable[[Job], JobCallbacks | None] = lambda _: None

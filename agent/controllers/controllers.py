@@ -27,6 +27,7 @@ from agent.controllers.prepare_queue import PrepareQueue
 from agent.controllers.slots import Slots
 from agent.controllers.sources import JobSource, Runners, Sources
 from agent.controllers.status import Definitions, EventSink, StatusWriter
+from agent.controllers.stock import StockMovers
 from agent.controllers.sweep import Leftovers, keep_swept
 from agent.exposers.contract import Exposer
 from agent.kube.agent_config import AgentLimits
@@ -150,6 +151,7 @@ class Controllers:
                 nodes=self._nodes,
                 movings=self._movings,
                 queue=self._queue,
+                stock=StockMovers(self._api, self.pods, self._clock, self._rng),
                 time_limit=self._options.time_limit,
                 callbacks=self._options.callbacks,
                 check=self._options.check,
@@ -183,10 +185,13 @@ class Controllers:
             loop.queue.close()
         deadline = self._clock.monotonic() + seconds
         for work in self.works():
-            work.cancel("the agent ends")
+            work.leave("the agent ends")
         for loop in self._loops:
             await loop.give_back(deadline)
-        while any(work.outcome is None for work in self.works()) and self._clock.monotonic() < deadline:
+        while (
+            any(work.ends_with_us and work.outcome is None for work in self.works())
+            and self._clock.monotonic() < deadline
+        ):
             await self._clock.sleep(_DRAIN_LOOK_SECONDS)
 
     def _share_rates(self) -> None:

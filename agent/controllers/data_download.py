@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agent.base.errors import KubeNotFound, LighterageError, NodeLost, SnapshotNotFound, SourceGone
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.kind import Claim, NotYet, Ours, Refused
-from agent.controllers.sources import Sources, has_pod_of
+from agent.controllers.sources import Sources, pods_of
 from agent.exposers.contract import Exposer, Ready
 from agent.kube.data_download import DataDownload
 from agent.kube.job import Phase
@@ -29,6 +29,7 @@ class DataDownloadKind:
     name: str = "DataDownload"
     finalizer: str = DATA_UPLOAD_DOWNLOAD_FINALIZER
     canceled_phase: Phase = Phase.CANCELED
+    pod_label: str = DATA_DOWNLOAD_LABEL
     has_node_from_the_start: bool = False
     is_anybodys: bool = True
     priority: int = 0
@@ -72,7 +73,7 @@ class DataDownloadKind:
 
     def is_here(self, job: DataDownload) -> bool:
         """Whether the exposer pod runs on this node."""
-        return has_pod_of(self.sources.pods, DATA_DOWNLOAD_LABEL, job)
+        return bool(pods_of(self.sources.pods, DATA_DOWNLOAD_LABEL, job))
 
     async def work(self, job: DataDownload, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:
         """A restore."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from agent.base.errors import LighterageError, MoverUnsupported, NodeLost, SnapshotFailed
 from agent.controllers.kind import Claim, Ours, Refused
-from agent.controllers.sources import Sources, has_pod_of
+from agent.controllers.sources import Sources, pods_of
 from agent.exposers.contract import Exposer, Ready
 from agent.kube.data_upload import DataUpload
 from agent.kube.job import Phase
@@ -62,6 +62,7 @@ class DataUploadKind:
     name: str = "DataUpload"
     finalizer: str = DATA_UPLOAD_DOWNLOAD_FINALIZER
     canceled_phase: Phase = Phase.CANCELED
+    pod_label: str = DATA_UPLOAD_LABEL
     has_node_from_the_start: bool = False
     is_anybodys: bool = True
     priority: int = 0
@@ -92,7 +93,7 @@ class DataUploadKind:
 
     def is_here(self, job: DataUpload) -> bool:
         """Whether the exposer pod runs on this node."""
-        return has_pod_of(self.sources.pods, DATA_UPLOAD_LABEL, job)
+        return bool(pods_of(self.sources.pods, DATA_UPLOAD_LABEL, job))
 
     async def work(self, job: DataUpload, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:
         """A backup."""

@@ -30,7 +30,10 @@ class NotYet:
 
     reason: str
     error: LighterageError | None = None
-    """Why it never will be, should it stay missing as long as a volume may take; None: it may be missing for ever."""
+    """Why it never will be, should it stay missing as long as a volume may take; to ask costs requests.
+
+    None: it may be missing for ever, and is known without asking.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,11 @@ class JobKind(Protocol[JobT]):
     @property
     def finalizer(self) -> str:
         """Ours while the object is not final."""
+        ...
+
+    @property
+    def pod_label(self) -> str:
+        """Of pods that hold or move a volume; its value is the object's name."""
         ...
 
     @property

@@ -10,6 +10,7 @@ Everything that waits has a reason that ends up in the object, and a bound.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from agent.base.errors import (
@@ -39,15 +40,18 @@ from agent.controllers.kind import JobKind, NotOurs, NotYet, Ours, Refused
 from agent.controllers.memory import Memory, Remembered, share
 from agent.controllers.moving import JobId, Order
 from agent.controllers.rescue import Rescuer
-from agent.exposers.contract import Broken, Ready, Waiting
+from agent.exposers.contract import Broken, Ready, Runner, Waiting
 from agent.kube.job import NodeOS, Phase
 from agent.kube.meta import Key
+from agent.kube.pods import Pod
+from agent.kube.volumes import VolumeMode
 
 __all__ = ["Context", "Machine", "NodeLiveness", "Timing"]
 
 _STORE_LAG_SECONDS = 0.5
 """Until the store shows what was written already, by us or by another."""
 _MAX_REASON = 1_024
+_MAX_DOUBLINGS = 6
 _CANCELED = "canceled: "
 _T = TypeVar("_T")
 
@@ -116,7 +120,7 @@ class Machine(Generic[JobT]):
     async def _new(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context, kind = self._context, self._kind
         turn = share(context.node, memory.uid) * context.timing.claim_spread if kind.is_anybodys else 0.0
-        early = turn - memory.since(memory.phase_since, context.clock)
+        early = max(memory.phase_since + turn, memory.not_before) - context.clock.monotonic()
         if early > 0:
             return early
         counts = context.writer.has_phase(kind.resource, Phase.ACCEPTED)
@@ -150,12 +154,17 @@ class Machine(Generic[JobT]):
         return await (self._prepared(job, memory) if kept else self._keep(job, memory))
 
     async def _not_yet(self, job: JobT, memory: Remembered[JobT], claim: NotYet) -> Again:
-        timing = self._context.timing
-        if claim.error is not None and memory.since(memory.phase_since, self._context.clock) > timing.prepare:
+        clock, timing = self._context.clock, self._context.timing
+        if claim.error is None:
+            return timing.look_again
+        rest = timing.prepare - memory.since(memory.phase_since, clock)
+        if rest <= 0:
             return await self._finisher.end_at_once(job, memory, claim.error)
         memory.looked_up += 1
         spread = 0.5 + share(self._context.node, f"{memory.uid}/{memory.looked_up}")
-        return min(timing.resync, timing.look_again * 2.0 ** min(memory.looked_up - 1, 10)) * spread
+        wait = timing.look_again * 2.0 ** min(memory.looked_up - 1, _MAX_DOUBLINGS) * spread
+        memory.not_before = clock.monotonic() + min(wait, rest)
+        return min(wait, rest)
 
     async def _accepted(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context = self._context
@@ -169,6 +178,15 @@ class Machine(Generic[JobT]):
         if isinstance(state, Waiting):
             return await self._wait(job, memory, state.reason)
         await self._write(job, with_status(job, phase=Phase.PREPARED, node=context.node))
+        return None
+
+    async def _hand_over(self, job: JobT, memory: Remembered[JobT], node: str) -> Again:
+        """Its volume had to be made accessible anew, and came to be on another node: the agent there goes on."""
+        state = self._elsewhere(node)
+        if isinstance(state, LighterageError) or not self._kind.is_anybodys:
+            lost = NodeLost(f"the volume is not on the node {self._context.node} any more, but on {node}")
+            return await self._finisher.fail(job, memory, state if isinstance(state, LighterageError) else lost)
+        await self._write(job, with_status(job, node=node))
         return None
 
     def _elsewhere(self, node: str) -> Waiting | LighterageError:
@@ -202,6 +220,9 @@ class Machine(Generic[JobT]):
         if not isinstance(ready, Ready):
             context.slots.withdraw(job_id)
             return await self._not_ready(job, memory, ready)
+        if ready.node != context.node:
+            context.slots.withdraw(job_id)
+            return await self._hand_over(job, memory, ready.node)
         wake, priority = (lambda: self._wake(job.key)), self._kind.priority
         if not context.slots.acquire(job_id, self._kind.namespace(job), wake, priority=priority):
             await self._wait(job, memory, "as many jobs run on this node as loadConcurrency allows")
@@ -249,12 +270,24 @@ class Machine(Generic[JobT]):
     async def _start_again(self, job: JobT, memory: Remembered[JobT]) -> Again:
         """The agent was restarted while this ran: the engine goes on from what is in the repository already."""
         limit = self._context.timing.restart
-        ready = await self._volume(job, memory, limit)
+        pod = self._context.stock.pod_of(self._kind.pod_label, job)
+        ready = await self._volume(job, memory, limit) if pod is None else self._in_stock_pod(job, pod)
+        if isinstance(ready, Ready) and ready.node != self._context.node:
+            return await self._hand_over(job, memory, ready.node)
         order = await self._order(job, memory, ready, limit) if isinstance(ready, Ready) else ready
         if not isinstance(order, Order):
             return await self._not_ready(job, memory, order)
+        if pod is not None:
+            order = replace(order, runner=self._context.stock.follower(pod))
         self._context.slots.take(self._id(job), self._kind.namespace(job))
         return self._start(job, order)
+
+    def _in_stock_pod(self, job: JobT, pod: Pod) -> Ready:
+        """Where a stock mover has the volume: only what kind of work it is matters to who follows it."""
+        path = f"/{job.metadata.uid}"
+        return Ready(
+            node=self._context.node, mode=VolumeMode.FILESYSTEM, path=path, runner=Runner.POD, pod=pod.key.name
+        )
 
     def _start(self, job: JobT, order: Order) -> Again:
         key = job.key
@@ -291,6 +324,9 @@ class Machine(Generic[JobT]):
     ) -> Ready | Waiting | LighterageError:
         """The exposer's next steps."""
         memory.exposed = True
+        if (pod := self._context.stock.pod_of(self._kind.pod_label, job)) is not None:
+            await self._context.stock.remove(pod)
+            return Waiting(f"the pod {pod.key} of the stock agent has to end")
         state = await self._patiently(memory, self._kind.exposer.advance(job), limit)
         return state.error if isinstance(state, Broken) else state
 
@@ -314,7 +350,7 @@ class Machine(Generic[JobT]):
         if isinstance(made, LighterageError):
             return made
         memory.trying = None
-        return Order(*made, self._context.callbacks(job))
+        return Order(*made, self._context.callbacks(job), in_pod=ready.runner is Runner.POD)
 
     async def _patiently(
         self, memory: Remembered[JobT], call: Awaitable[_T], limit: float | None = None

@@ -61,6 +61,8 @@ class Remembered(Generic[JobT]):
     """Since when nobody seems to look after it."""
     looked_up: int = 0
     """How often it was asked elsewhere whether it can be taken."""
+    not_before: float = 0.0
+    """When it is asked again."""
     cleaning: float | None = None
     finishing: float | None = None
     progress_shown: float | None = None

@@ -49,6 +49,8 @@ class Order:
     spec: JobSpec
     secrets: Secrets
     callbacks: JobCallbacks | None = None
+    in_pod: bool = False
+    """Whether it is done in a pod, which goes on when the agent ends, and is found again by the next one."""
 
 
 class Work:
@@ -71,6 +73,21 @@ class Work:
     def is_backup(self) -> bool:
         """Whether it sends to the store rather than fetches from there."""
         return isinstance(self.spec.work, Backup)
+
+    @property
+    def ends_with_us(self) -> bool:
+        """Whether nothing of it is left running when this agent ends."""
+        return not self._order.in_pod
+
+    @property
+    def limits(self) -> RateLimits:
+        """What it may ask of the store at the moment."""
+        return self._limits or self.spec.limits
+
+    def leave(self, reason: str) -> None:
+        """The agent ends: save what helps the next one, unless that finds the work still going on."""
+        if self.ends_with_us:
+            self.cancel(reason)
 
     def cancel(self, reason: str) -> None:
         """End soon. Also before it has begun, and more than once."""

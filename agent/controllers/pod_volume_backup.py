@@ -11,7 +11,7 @@ from agent.controllers.sources import Sources
 from agent.controllers.status import Definitions
 from agent.exposers.contract import Exposer, Ready
 from agent.kube.job import Phase
-from agent.kube.names import POD_VOLUME_FINALIZER
+from agent.kube.names import POD_VOLUME_BACKUP_LABEL, POD_VOLUME_FINALIZER
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.resource import DATA_UPLOADS, POD_VOLUME_BACKUPS, Resource
 from agent.movers.runner import WorkRunner
@@ -53,6 +53,7 @@ class PodVolumeBackupKind:
     resource: Resource[PodVolumeBackup] = POD_VOLUME_BACKUPS
     name: str = "PodVolumeBackup"
     finalizer: str = POD_VOLUME_FINALIZER
+    pod_label: str = POD_VOLUME_BACKUP_LABEL
     has_node_from_the_start: bool = False
     is_anybodys: bool = False
     priority: int = 1

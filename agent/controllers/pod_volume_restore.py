@@ -13,7 +13,7 @@ from agent.controllers.status import Definitions
 from agent.exposers.contract import Exposer, Ready
 from agent.kube.job import Phase
 from agent.kube.meta import Key
-from agent.kube.names import POD_VOLUME_FINALIZER
+from agent.kube.names import POD_VOLUME_FINALIZER, POD_VOLUME_RESTORE_LABEL
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.pods import ContainerStatus, Pod, PodPhase
 from agent.kube.resource import POD_VOLUME_RESTORES, PODS, Resource
@@ -49,6 +49,7 @@ class PodVolumeRestoreKind:
     resource: Resource[PodVolumeRestore] = POD_VOLUME_RESTORES
     name: str = "PodVolumeRestore"
     finalizer: str = POD_VOLUME_FINALIZER
+    pod_label: str = POD_VOLUME_RESTORE_LABEL
     has_node_from_the_start: bool = True
     is_anybodys: bool = False
     priority: int = 0

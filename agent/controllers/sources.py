@@ -61,13 +61,14 @@ class Runners(Protocol):
         ...
 
 
-def has_pod_of(pods: NodePods, label: str, job: Job) -> bool:
-    """Whether a pod that was made for `job`, and not for an earlier object of its name, is on this node."""
-    return any(
-        pod.metadata.namespace == job.metadata.namespace
-        and any(owner.uid == job.metadata.uid for owner in pod.metadata.owner_references)
+def pods_of(pods: NodePods, label: str, job: Job) -> list[Pod]:
+    """The pods on this node that were made for `job`, and not for an earlier object of its name."""
+    return [
+        pod
         for pod in pods.by_label(label, valid_name(job.metadata.name))
-    )
+        if pod.metadata.namespace == job.metadata.namespace
+        and any(owner.uid == job.metadata.uid for owner in pod.metadata.owner_references)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
