@@ -140,10 +140,14 @@ class FakeLeftovers(Generic[ObjectT]):
         self._namespace = namespace
 
     async def sweep(self) -> int:
-        """One page of objects is all there are."""
-        known = set(self._world.volumes)
-        page = await self._api.list(self._resource, self._namespace)
-        gone = known - {job.metadata.uid for job in page.items}
+        """A volume is left when no object has the uid that it was made for."""
+        gone, token = set(self._world.volumes), ""
+        while True:
+            page = await self._api.list(self._resource, self._namespace, continue_token=token)
+            gone -= {job.metadata.uid for job in page.items}
+            token = page.continue_token
+            if not token:
+                break
         for uid in gone:
             self._world.volumes.pop(uid, None)
         return len(gone)

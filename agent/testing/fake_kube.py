@@ -17,14 +17,14 @@ import asyncio
 import copy
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, cast
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeError, KubeUnreadable
 from agent.kube.api import PAGE_SIZE, AccessReview, EventType, Page, Unreadable, WatchEvent, error_from_status
 from agent.kube.codec import JsonObject, JsonValue, ObjectT, apply_merge_patch, decode, encode
-from agent.kube.meta import Key
+from agent.kube.meta import Key, KubeObject
 from agent.kube.names import is_dns_subdomain
 from agent.kube.resource import Resource
 from agent.kube.selector import EVERYTHING, Selector
@@ -47,6 +47,8 @@ class _Change:
     where: _Where
     before: JsonObject | None
     after: JsonObject | None
+    views: dict[int, KubeObject | Unreadable] = field(default_factory=dict, compare=False)
+    """Before (0) and after (1) as their kind's view, for the second watch that wants it."""
 
 
 @dataclass(slots=True)
@@ -193,13 +195,14 @@ class FakeKube:
                 now = self._clock.monotonic()
                 if now >= deadline:
                     return
+                if self._changes_after(position):  # while a slow client took the last ones
+                    continue
                 if now >= bookmark:
                     bookmark = now + _BOOKMARK_SECONDS
                     position = self._version
                     yield WatchEvent(EventType.BOOKMARK, str(position))
                     continue
-                if position == self._version or not self._changes_after(position):
-                    await wait_for_event(self._clock, waker, min(deadline, bookmark) - now)
+                await wait_for_event(self._clock, waker, min(deadline, bookmark) - now)
         finally:
             self._wakers.pop(waker, None)
 
@@ -439,7 +442,13 @@ def _event(
     version = str(change.version)
     if after is not None:
         kind = EventType.ADDED if before is None else EventType.MODIFIED
-        return WatchEvent(kind, version, _view(resource, after))
+        return WatchEvent(kind, version, _seen(resource, change, 1, after))
     if before is not None:
-        return WatchEvent(EventType.DELETED, version, _view(resource, before))
+        return WatchEvent(EventType.DELETED, version, _seen(resource, change, 0, before))
     return None
+
+
+def _seen(resource: Resource[ObjectT], change: _Change, which: int, value: JsonObject) -> ObjectT | Unreadable:
+    if which not in change.views:
+        change.views[which] = _view(resource, value)
+    return cast(ObjectT | Unreadable, change.views[which])

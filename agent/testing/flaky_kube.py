@@ -74,14 +74,17 @@ class FlakyKube:
         selector: Selector = EVERYTHING,
         timeout: float,  # noqa: ASYNC109  # the server's, not ours
     ) -> AsyncGenerator[WatchEvent[ObjectT], None]:
-        """Changes, each a little late; ends when one would have come through a cut."""
+        """Changes, a little late; ends when one would have come through a cut."""
         await self._ask("watch", resource, _nothing())
         events = self._inner.watch(
             resource, namespace, resource_version=resource_version, selector=selector, timeout=timeout
         )
+        arrived = -1.0
         async with aclosing(events) as stream:
             async for event in stream:
-                await self._delay()
+                if self._clock.monotonic() != arrived:  # what comes at once is late at once
+                    await self._delay()
+                    arrived = self._clock.monotonic()
                 if self.weather.cut:
                     return
                 yield event

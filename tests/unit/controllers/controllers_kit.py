@@ -233,13 +233,15 @@ class Cluster:
 
     # Objects as the server makes them
 
-    async def upload(self, name: str, *, node: str = NODES[0], datamover: str = "", **script: object) -> DataUpload:
+    async def upload(
+        self, name: str, *, node: str = NODES[0], datamover: str = "", namespace: str = "app", **script: object
+    ) -> DataUpload:
         self.scripts[Key(NAMESPACE, name)] = ExposeScript(node=node, **script)  # type: ignore[arg-type]
         spec = DataUploadSpec(
             snapshot_type="CSI",
             csi_snapshot=CsiSnapshotSpec(volume_snapshot="vs", storage_class="sc"),
             source_pvc="data",
-            source_namespace="app",
+            source_namespace=namespace,
             backup_storage_location="default",
             operation_timeout="10m0s",
             datamover=datamover,
