@@ -194,6 +194,10 @@ class RebindFailed(ExposeError, code="expose.rebind-failed", exit_status=117):
     """The restored volume could not be given to the claim that waits for it."""
 
 
+class DoneFileFailed(ExposeError, code="expose.done-file-failed", exit_status=117):
+    """The pod that waits for its restored volume could not be told that it is complete."""
+
+
 class ExposeTimeout(ExposeError, code="expose.timeout", exit_status=118):
     """The volume was not accessible in time."""
 

@@ -11,6 +11,7 @@ from agent.controllers.pod_volume_backup import uploader_refusal
 from agent.controllers.sources import Sources
 from agent.controllers.status import Definitions
 from agent.exposers.contract import Exposer, Ready
+from agent.exposers.restore_wait import WAIT_CONTAINERS
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.names import POD_VOLUME_FINALIZER, POD_VOLUME_RESTORE_LABEL
@@ -20,7 +21,6 @@ from agent.kube.resource import POD_VOLUME_RESTORES, PODS, Resource
 from agent.movers.runner import WorkRunner
 from agent.movers.spec import JobSpec, Secrets
 
-WAIT_CONTAINERS: Final = frozenset({"restore-wait", "restic-wait"})
 _HOPELESS: Final = frozenset(
     {
         "ImagePullBackOff",

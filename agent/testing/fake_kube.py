@@ -415,7 +415,7 @@ def _field(what: str, value: JsonObject, path: str) -> str:
     if value.get("kind") == "Pod":
         known |= {"spec.nodeName", "status.phase"}
     if value.get("kind") == "Event":
-        known |= {"reason", "type", *(f"involvedObject.{name}" for name in ("kind", "name", "namespace", "uid"))}
+        known |= {"involvedObject.kind", "involvedObject.name", "involvedObject.uid", "reason", "type"}
     if path not in known:
         _refuse_field(what, path)
     part: JsonValue = value

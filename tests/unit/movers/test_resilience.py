@@ -225,7 +225,7 @@ async def test_a_worker_gives_signs_of_life_while_its_store_hangs_and_ends_at_on
 async def test_a_cancel_while_the_final_flush_hangs_ends_within_the_grace(movers, tree, monkeypatch):
     async with s3_repository(monkeypatch) as (server, location):
         server.hangs = lambda method, key: method == "PUT" and key.startswith("x")  # indexes
-        async with movers.job(backup_of(tree, location), SECRETS) as job:
+        async with movers.job(backup_of(tree, location, velero=False), SECRETS) as job:  # flushes at its end only
             await server.hanging.wait()
             job.cancel("nobody needs it")
             with pytest.raises(CanceledError, match="it did not end in time and was killed"):
@@ -239,7 +239,7 @@ async def test_a_cancel_that_can_still_be_saved_is_while_packs_are_slow(movers, 
     async with s3_repository(monkeypatch) as (server, location):
         server.hangs = lambda method, key: method == "PUT" and key.startswith(("p", "q"))
         monkeypatch.setattr(movers, "_options", replace(movers._options, cancel_grace=30))
-        async with movers.job(backup_of(tree, location), SECRETS) as job:
+        async with movers.job(backup_of(tree, location, velero=False), SECRETS) as job:  # flushes at its end only
             await server.hanging.wait()
             job.cancel("nobody needs it")
             server.released.set()
