@@ -9,6 +9,7 @@ import structlog
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeError
+from agent.exposers.leftovers import SweepReport
 
 _FIRST_SECONDS = 30.0
 _PERIOD_SECONDS = 1800.0
@@ -18,8 +19,8 @@ _log = structlog.stdlib.get_logger(__name__)
 class Leftovers(Protocol):
     """What exposers made and nobody removed."""
 
-    async def sweep(self) -> int:
-        """Remove what belongs to objects that do not exist any more; how many that were. May raise `KubeError`."""
+    async def sweep(self) -> SweepReport:
+        """Have what belongs to objects that are over removed. May raise `KubeError`."""
         ...
 
 
@@ -30,9 +31,9 @@ async def keep_swept(leftovers: Leftovers, clock: Clock, rng: random.Random) -> 
         await clock.sleep(wait * (0.5 + rng.random()))
         wait = _PERIOD_SECONDS
         try:
-            removed = await leftovers.sweep()
+            report = await leftovers.sweep()
         except KubeError as error:
             _log.warning("cannot look for leftovers", error=str(error), code=error.code)
             continue
-        if removed:
-            _log.info("removed what objects left that are gone", objects=removed)
+        if report.going:
+            _log.info("removing what objects left that are over", left=report.going)

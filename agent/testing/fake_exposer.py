@@ -14,6 +14,7 @@ from typing import Generic
 from agent.base.clock import Clock
 from agent.base.errors import ExposeError, KubeAlreadyExists, KubeConflict, KubeNotFound, PodBroken
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
+from agent.exposers.leftovers import SweepReport
 from agent.kube.api import KubeApi
 from agent.kube.codec import ObjectT
 from agent.kube.meta import Key, ObjectMeta, OwnerReference
@@ -139,7 +140,7 @@ class FakeLeftovers(Generic[ObjectT]):
         self._resource = resource
         self._namespace = namespace
 
-    async def sweep(self) -> int:
+    async def sweep(self) -> SweepReport:
         """A volume is left when no object has the uid that it was made for."""
         gone, token = set(self._world.volumes), ""
         while True:
@@ -150,4 +151,4 @@ class FakeLeftovers(Generic[ObjectT]):
                 break
         for uid in gone:
             self._world.volumes.pop(uid, None)
-        return len(gone)
+        return SweepReport(going=tuple(sorted(gone)))

@@ -14,6 +14,7 @@ from agent.controllers.controllers import ControllerOptions, Controllers, Expose
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.job import Job
 from agent.controllers.sweep import Leftovers
+from agent.exposers.leftovers import SweepReport
 from agent.kube.agent_config import AgentLimits
 from agent.kube.api import KubeApi
 from agent.kube.codec import JsonObject, encode
@@ -128,8 +129,8 @@ class Sweeps:
     def __init__(self, *sweeps: Leftovers) -> None:
         self._sweeps = sweeps
 
-    async def sweep(self) -> int:
-        return sum([await one.sweep() for one in self._sweeps])
+    async def sweep(self) -> SweepReport:
+        return SweepReport(going=tuple([name for one in self._sweeps for name in (await one.sweep()).going]))
 
 
 @dataclass
