@@ -47,6 +47,12 @@ def _in_range(metric: str, more: str = "", by: str = "") -> str:
     return f"{grouped} (increase({metric}{{{_HERE}{more}}}[$__range]))"
 
 
+def _new_in_range(metric: str, by: str) -> str:
+    """As `_in_range`, for series that begin with 1 and not with 0, of which increase() sees nothing at first."""
+    samples = f"{metric}{{{_HERE}}}"
+    return f"sum by ({by}) ((increase({samples}[$__range]) > 0) or ({samples} unless {samples} offset $__range))"
+
+
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     (
         "At a glance",
@@ -111,7 +117,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Errors by code",
                 "docs/troubleshooting.md says what each code means.",
-                ((_in_range("lighterage_errors_total", by="code"), "{{code}}"),),
+                ((_new_in_range("lighterage_errors_total", "code"), "{{code}}"),),
                 kind="bargauge",
             ),
             Panel(
@@ -251,7 +257,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Left behind",
                 "What was found of ended jobs and removed, and searches that failed.",
                 (
-                    (_in_range("lighterage_orphans_removed_total", by="resource"), "{{resource}}"),
+                    (_new_in_range("lighterage_orphans_removed_total", "resource"), "{{resource}}"),
                     (_in_range("lighterage_orphan_sweeps_total", ',outcome="failed"'), "failed searches"),
                 ),
                 kind="bargauge",
