@@ -28,6 +28,7 @@ from agent.movers.runner import WorkRunner
 from agent.observe.log import Logging
 from agent.observe.metrics import Metrics
 from agent.server.capacity import Capacity
+from agent.server.early_checks import early_check
 from agent.server.flags import AgentFlags
 from agent.server.live_configuration import LiveConfiguration
 from agent.server.runners import AgentRunners
@@ -122,6 +123,7 @@ def controllers(
         prepare_queue_length=config().load_concurrency.prepare_queue_length,
         pod_volumes=test.pod_volumes,
         timing=Timing(prepare=flags.prepare_timeout),
+        check=early_check(jobs),
         time_limit=lambda job: time_limit(config(), job),
         callbacks=JobTelemetry(basis.metrics).callbacks_for,
     )

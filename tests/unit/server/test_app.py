@@ -14,7 +14,7 @@ from agent.base.clock import SystemClock
 from agent.base.errors import CanceledError, ConfigurationError, MoverUnavailable
 from agent.kube.job import Phase
 from agent.kube.meta import Key
-from agent.kube.resource import CONFIG_MAPS
+from agent.kube.resource import BACKUP_STORAGE_LOCATIONS, CONFIG_MAPS, DATA_UPLOADS
 from agent.movers.spec import JobSpec, Secrets
 from agent.movers.supervisor import JobCallbacks, MoverOptions, Movers
 from agent.repository.create import CreateOptions
@@ -24,6 +24,7 @@ from agent.snapshots.store import list_snapshots
 from agent.storage.open import open_storage
 from agent.testing.fake_movers import FakeMovers, FakeWork, MoverWorld, Script
 from tests.unit.server.agent_kit import NODE, PASSWORD, AgentWorld
+from tests.unit.server.server_kit import NAMESPACE, upload
 
 GIB = 1 << 30
 
@@ -181,6 +182,20 @@ async def test_told_to_end_while_it_waits_for_the_api_server_it_ends(tmp_path: P
         await world.clock.sleep(60)
 
 
+async def test_a_missing_location_is_told_before_anything_is_exposed(tmp_path: Path) -> None:
+    world = AgentWorld(tmp_path)
+    await world.add_node(NODE)
+    await world.api.delete(BACKUP_STORAGE_LOCATIONS, Key(NAMESPACE, "default"))
+    await world.api.create(DATA_UPLOADS, upload())
+    key = upload().key
+    async with world.agent(Workers(world)):
+        await world.until(lambda: "Failed" in str(world.api.raw(DATA_UPLOADS, key).get("status")), within=60)
+    failed = await world.api.get(DATA_UPLOADS, key)
+    assert "no backup storage location 'default'" in failed.status.message
+    made = {resource for verb, resource in world.api.requests if verb == "create"}
+    assert not made & {"pods", "persistentvolumeclaims", "volumesnapshots.snapshot.storage.k8s.io"}
+
+
 async def test_without_the_host_path_pod_volumes_are_left_alone(tmp_path: Path) -> None:
     world = AgentWorld(tmp_path, host_pods=str(tmp_path / "not-mounted"))
     await world.add_node(NODE)
@@ -243,7 +258,7 @@ async def test_the_log_level_follows_the_configuration_and_back(tmp_path: Path) 
         await world.clock.sleep(30)
         await world.configure("lighterage-config", {"logLevel": "error"})
         await world.until(lambda: logging.getLogger().level == logging.ERROR, within=30)
-        await world.api.delete(CONFIG_MAPS, Key("velero", "lighterage-config"))
+        await world.api.delete(CONFIG_MAPS, Key(NAMESPACE, "lighterage-config"))
         await world.until(lambda: logging.getLogger().level == logging.INFO, within=30)
 
 
