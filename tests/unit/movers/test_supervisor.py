@@ -131,6 +131,18 @@ async def test_a_canceled_backup_is_saved_as_incomplete_once_limits_are_lifted(m
     assert (saved.id, saved.incomplete) == (result.snapshot, "canceled")
 
 
+async def test_limits_that_are_set_before_the_worker_has_its_job_count_from_its_start(movers, tmp_path):
+    location = await new_repository(tmp_path / "repository")
+    tree = new_tree(tmp_path / "tree", files=90, size=1 << 20)
+    async with movers.job(backup_of(tree, location), SECRETS) as job:
+        job.set_limits(RateLimits(upload_bytes=50_000))
+        await _moving(job)
+        job.cancel("enough was seen")
+        job.set_limits(RateLimits())
+        result = await job.result()
+    assert result.incomplete == "canceled"
+
+
 async def test_a_canceled_restore_ends_as_canceled(movers, location, snapshot, tmp_path):
     async with movers.job(slowly(restore_of(snapshot[0].snapshot, tmp_path / "out", location)), SECRETS) as job:
         job.cancel("nobody needs it")
