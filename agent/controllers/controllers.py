@@ -29,6 +29,7 @@ from agent.controllers.slots import Slots
 from agent.controllers.sources import JobSource, Runners, Sources
 from agent.controllers.status import Definitions, EventSink, StatusWriter
 from agent.controllers.stock import StockMovers
+from agent.controllers.sweep import Leftovers, keep_swept
 from agent.exposers.contract import Exposer
 from agent.kube.agent_config import AgentLimits
 from agent.kube.api import KubeApi, Unreadable
@@ -94,6 +95,7 @@ class Controllers:
         definitions: Definitions,
         events: EventSink,
         nodes: NodeLiveness,
+        leftovers: Leftovers | None = None,
     ) -> None:
         self._api = api
         self._clock = clock
@@ -103,6 +105,7 @@ class Controllers:
         self._definitions = definitions
         self._nodes = nodes
         self._writer = StatusWriter(api, definitions, events, clock)
+        self._leftovers = leftovers
         self._concurrency = options.concurrency
         self._limits = options.limits
         self._movings: Movings | None = None
@@ -173,6 +176,8 @@ class Controllers:
             self._make_loops(context)
             for loop in self._loops:
                 group.create_task(loop.run())
+            if self._leftovers is not None:
+                group.create_task(keep_swept(self._leftovers, self._clock, self._rng))
 
     @property
     def unreadable(self) -> dict[str, Unreadable]:

@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from agent.base.clock import Clock
-from agent.base.errors import KubeError
 from agent.controllers.context import Timing, nothing_to_check
 from agent.controllers.controllers import ControllerOptions, Controllers, Exposers
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.job import Job
+from agent.controllers.sweep import Leftovers
 from agent.exposers.leftovers import SweepReport
 from agent.kube.agent_config import AgentLimits
 from agent.kube.api import KubeApi
@@ -54,7 +54,6 @@ from agent.testing.fake_movers import FakeMovers, FakeRunners, MoverWorld
 from agent.testing.virtual_loop import LoopClock
 
 NAMESPACE = "velero"
-SWEEP_SECONDS = 600.0
 NODES = ("node-a", "node-b", "node-c")
 ALL_RESOURCES = (DATA_UPLOADS, DATA_DOWNLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES)
 
@@ -127,7 +126,7 @@ class Jobs:
 class Sweeps:
     """Several as one."""
 
-    def __init__(self, *sweeps: FakeLeftovers) -> None:
+    def __init__(self, *sweeps: Leftovers) -> None:
         self._sweeps = sweeps
 
     async def sweep(self) -> SweepReport:
@@ -193,22 +192,12 @@ class Cluster:
             definitions=self.server,
             events=self.events,
             nodes=self.liveness,
+            leftovers=self._leftovers(kube),
         )
         self.controllers[node] = controllers
-        self.agents[node] = asyncio.create_task(
-            self._run(controllers, self._leftovers(kube), clock), name=f"agent {node}"
-        )
+        self.agents[node] = asyncio.create_task(controllers.run(), name=f"agent {node}")
 
-    async def _run(self, controllers: Controllers, leftovers: Sweeps, clock: Clock) -> None:
-        """As the daemon does: the controllers, and now and then a look for leftovers."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(controllers.run())
-            while True:
-                await clock.sleep(SWEEP_SECONDS)
-                with suppress(KubeError):
-                    await leftovers.sweep()
-
-    def _leftovers(self, kube: KubeApi) -> Sweeps:
+    def _leftovers(self, kube: KubeApi) -> Leftovers:
         exposed = self.exposed
         return Sweeps(
             FakeLeftovers(exposed["upload"], kube, DATA_UPLOADS, NAMESPACE),
