@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -12,8 +13,12 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from agent.kube.aio_api import AioKubeApi
+from agent.kube.aio_transport import load_configuration
 from agent.kube.names import DATA_UPLOAD_DOWNLOAD_FINALIZER
+from agent.server.definitions import InstalledDefinitions
 from agent.server.rights import RIGHTS
+from agent.server.self_test import Place, run_self_test
 from agent.testing.control_plane import ControlPlane, Manifest, clean_environment
 from agent.testing.control_plane_process import tool
 
@@ -108,6 +113,44 @@ def test_the_account_of_the_chart_may_do_what_the_agent_needs_and_not_more(
             assert not may(verb, kind, f"--namespace={namespace}")
         assert not may("get", "secrets", "--namespace=default")
         assert not may("delete", "persistentvolumes")
+    finally:
+        plane.kubectl("delete", "clusterrole,clusterrolebinding", "lighterage-manifests")
+
+
+async def test_each_rule_that_is_taken_away_is_named_by_the_self_test(
+    plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    values = {"rbac": {"name": "lighterage-manifests"}, "nodeSelector": {"lighterage.test/nowhere": "true"}}
+    found = chart(values, tmp_path)
+    plane.apply(*found)
+    where = Place(node="nowhere", namespace=namespace, host_pods=str(tmp_path))
+    account = await load_configuration(str(plane.service_account(namespace, "node-agent")))
+
+    async def named(api: AioKubeApi) -> list[str]:
+        test = await run_self_test(api, InstalledDefinitions(), where)
+        return [one.check for one in test.problems if one.check.startswith("right to ")]
+
+    async def settles(api: AioKubeApi, wanted: list[str]) -> None:
+        """Rules count a moment after they are written."""
+        for _ in range(50):
+            if (seen := await named(api)) == wanted:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"the self-test named {seen} and not {wanted}")
+
+    try:
+        async with AioKubeApi(account, user_agent="lighterage-tests") as api:
+            await settles(api, [])
+            for role in (one for one in found if one["kind"] in {"Role", "ClusterRole"}):
+                rules = cast(list[Manifest], role["rules"])
+                for rule in rules:
+                    (group,), (plural,) = cast(list[str], rule["apiGroups"]), cast(list[str], rule["resources"])
+                    name = f"{plural}.{group}" if group else plural
+                    scope = f"in {namespace}" if role["kind"] == "Role" else "in the cluster"
+                    plane.apply({**role, "rules": [one for one in rules if one is not rule]})
+                    await settles(api, [f"right to {name} {scope}"])
+                plane.apply(role)
+            await settles(api, [])
     finally:
         plane.kubectl("delete", "clusterrole,clusterrolebinding", "lighterage-manifests")
 
