@@ -16,15 +16,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn, cast
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeError, KubeUnreadable
 from agent.kube.api import PAGE_SIZE, AccessReview, EventType, Page, Unreadable, WatchEvent, error_from_status
 from agent.kube.codec import JsonObject, JsonValue, ObjectT, apply_merge_patch, decode, encode
-from agent.kube.meta import Key
+from agent.kube.meta import Key, KubeObject
 from agent.kube.names import is_dns_subdomain
 from agent.kube.resource import Resource
 from agent.kube.selector import EVERYTHING, Selector
@@ -35,7 +35,11 @@ _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _SUFFIX_LENGTH = 5
 _MAX_GENERATED_BASE = 58
 _BOOKMARK_SECONDS = 60.0
-_IMMUTABLE = ("uid", "name", "namespace", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
+_LAST_BOOKMARK_SECONDS = 2.0
+_IMMUTABLE = ("uid", "name", "namespace", "deletionTimestamp", "deletionGracePeriodSeconds")
+_KEPT = ("creationTimestamp", "generation")
+"""Of the server alone: what a patch says about them is ignored."""
+_GROUPS_WITH_GENERATION = ("velero.io", "snapshot.storage.k8s.io", "apps")
 
 _Where = tuple[str, Key]
 """Name of the resource and key."""
@@ -47,6 +51,8 @@ class _Change:
     where: _Where
     before: JsonObject | None
     after: JsonObject | None
+    views: dict[int, KubeObject | Unreadable] = field(default_factory=dict, compare=False)
+    """Before (0) and after (1) as their kind's view, for the second watch that wants it."""
 
 
 @dataclass(slots=True)
@@ -69,7 +75,7 @@ class FakeKube:
         self._objects: dict[_Where, JsonObject] = {}
         self._history: list[_Change] = []
         self._pages: dict[str, tuple[int, list[JsonObject]]] = {}
-        self._wakers: set[asyncio.Event] = set()
+        self._wakers: dict[asyncio.Event, str] = {}
         self._cut = 0
         self._faults: list[_Fault] = []
         self._down = False
@@ -77,6 +83,8 @@ class FakeKube:
         """Verbs and resources (`("watch", "datauploads.velero.io")`) that answer 403."""
         self.requests: list[tuple[str, str]] = []
         """Verb and resource of each request, in order."""
+        self.observers: list[Callable[[str, JsonObject | None, JsonObject | None], None]] = []
+        """Called with each change: the name of the resource, the object before and after. They must not keep them."""
 
     # What a test does to it
 
@@ -93,7 +101,7 @@ class FakeKube:
     def cut_watches(self) -> None:
         """End every watch, without an error, wherever it is."""
         self._cut += 1
-        self._wake()
+        self._wake_all()
 
     def compact(self) -> None:
         """Forget the past: watches and pages from before answer 410."""
@@ -110,6 +118,11 @@ class FakeKube:
         metadata = _metadata(value)
         key = Key(str(metadata.get("namespace", "")), str(metadata["name"]))
         self._store((resource.name, key), copy.deepcopy(value))
+
+    def remove(self, resource: Resource[ObjectT], key: Key) -> None:
+        """Delete an object as another client would; its finalizers keep it. Harmless when there is none."""
+        if (resource.name, key) in self._objects:
+            self._delete((resource.name, key))
 
     # KubeApi
 
@@ -162,15 +175,16 @@ class FakeKube:
         selector: Selector = EVERYTHING,
         timeout: float,  # noqa: ASYNC109  # the server's, not ours
     ) -> AsyncGenerator[WatchEvent[ObjectT], None]:
-        """Changes after a version; a bookmark each minute."""
+        """Changes after a version; once there were any, bookmarks each minute and shortly before the end."""
         what = self._request("watch", resource, namespace)
         position = int(resource_version)
         if position < self._oldest:
             raise error_from_status(what, 410, "Expired", f"too old resource version: {position} ({self._oldest})")
         cut, deadline = self._cut, self._clock.monotonic() + timeout
-        bookmark = self._clock.monotonic() + _BOOKMARK_SECONDS
+        bookmark = self._next_bookmark(deadline)
+        started = newest = max(position, self._version)
         waker = asyncio.Event()
-        self._wakers.add(waker)
+        self._wakers[waker] = resource.name
         try:
             while self._cut == cut:
                 waker.clear()
@@ -180,21 +194,23 @@ class FakeKube:
                     if self._cut != cut:
                         return
                     position = change.version
+                    newest = max(newest, position) if change.where[0] == resource.name else newest
                     event = _event(what, change, resource, namespace, selector)
                     if event is not None:
                         yield event
                 now = self._clock.monotonic()
                 if now >= deadline:
                     return
-                if now >= bookmark:
-                    bookmark = now + _BOOKMARK_SECONDS
-                    position = self._version
-                    yield WatchEvent(EventType.BOOKMARK, str(position))
+                if self._changes_after(position):  # while a slow client took the last ones
                     continue
-                if position == self._version or not self._changes_after(position):
-                    await wait_for_event(self._clock, waker, min(deadline, bookmark) - now)
+                if now >= bookmark:
+                    bookmark = self._next_bookmark(deadline)
+                    if newest > started:
+                        yield WatchEvent(EventType.BOOKMARK, str(newest))
+                    continue
+                await wait_for_event(self._clock, waker, min(deadline, bookmark) - now)
         finally:
-            self._wakers.discard(waker)
+            self._wakers.pop(waker, None)
 
     async def create(self, resource: Resource[ObjectT], obj: ObjectT) -> ObjectT:
         """A new object with uid, version, creation time, and a name if it has only `generateName`."""
@@ -208,7 +224,9 @@ class FakeKube:
             raise error_from_status(what, 422, "Invalid", "metadata is not that of a new object")
         if (resource.name, key) in self._objects:
             raise error_from_status(what, 409, "AlreadyExists", f"{resource.name} {name!r} already exists")
-        metadata.update(name=name, uid=self._uid(), creationTimestamp=self._now(), generation=1)
+        metadata.update(name=name, uid=self._uid(), creationTimestamp=self._now())
+        if resource.group in _GROUPS_WITH_GENERATION or resource.name == "pods":
+            metadata["generation"] = 1
         if resource.status_subresource:
             value.pop("status", None)
         self._store((resource.name, key), value)
@@ -236,8 +254,9 @@ class FakeKube:
         if resource.status_subresource:
             kept = before if not status else {**before, "status": after.get("status")}
             after = {**(after if not status else kept), "status": kept.get("status")}
-            after = {name: value for name, value in after.items() if value is not None}
+            after = {name: copy.deepcopy(value) for name, value in after.items() if value is not None}
         self._check_metadata(what, before, after)
+        _metadata(after).update({name: value for name, value in _metadata(before).items() if name in _KEPT})
         if after != before:
             self._change(resource, key, before, after)
         self._fail_after("patch", resource)
@@ -299,7 +318,7 @@ class FakeKube:
         metadata = _metadata(after)
         apart = {"metadata", "status"} if resource.status_subresource else {"metadata"}
         if any(before.get(name) != after.get(name) for name in {*before, *after} - apart):
-            metadata["generation"] = int(cast(int, metadata.get("generation", 0))) + 1
+            _count_generation(metadata)
         self._store((resource.name, key), after)
         if "deletionTimestamp" in metadata and not _finalizers(after):
             self._remove((resource.name, key))
@@ -311,22 +330,21 @@ class FakeKube:
         elif "deletionTimestamp" not in _metadata(before):
             after = copy.deepcopy(before)
             _metadata(after).update(deletionTimestamp=self._now(), deletionGracePeriodSeconds=0)
+            _count_generation(_metadata(after))
             self._store(where, after)
 
     def _store(self, where: _Where, value: JsonObject) -> None:
         self._version += 1
         _metadata(value)["resourceVersion"] = str(self._version)
-        self._history.append(_Change(self._version, where, self._objects.get(where), value))
+        self._happened(_Change(self._version, where, self._objects.get(where), value))
         self._objects[where] = value
-        self._wake()
 
     def _remove(self, where: _Where) -> None:
         self._version += 1
         last = self._objects.pop(where)
         gone = copy.deepcopy(last)
         _metadata(gone)["resourceVersion"] = str(self._version)
-        self._history.append(_Change(self._version, where, gone, None))
-        self._wake()
+        self._happened(_Change(self._version, where, gone, None))
         self._collect_owned(str(_metadata(gone).get("uid", "")))
 
     def _collect_owned(self, uid: str) -> None:
@@ -336,13 +354,28 @@ class FakeKube:
             if uid in owners and not alive & owners and where in self._objects:
                 self._delete(where)
 
+    def _next_bookmark(self, deadline: float) -> float:
+        """When a watch gets its next bookmark: in a minute, or shortly before it ends."""
+        now = self._clock.monotonic()
+        last = deadline - _LAST_BOOKMARK_SECONDS
+        return min(now + _BOOKMARK_SECONDS, last if last > now else deadline)
+
     def _changes_after(self, version: int) -> Sequence[_Change]:
         first = len(self._history)
         while first and self._history[first - 1].version > version:
             first -= 1
         return self._history[first:]
 
-    def _wake(self) -> None:
+    def _happened(self, change: _Change) -> None:
+        self._history.append(change)
+        name, _ = change.where
+        for waker, watched in self._wakers.items():
+            if watched == name:
+                waker.set()
+        for observe in self.observers:
+            observe(name, change.before, change.after)
+
+    def _wake_all(self) -> None:
         for waker in self._wakers:
             waker.set()
 
@@ -361,6 +394,13 @@ def _metadata(value: JsonObject) -> JsonObject:
     """The metadata of an object or a patch, for reading or changing in place."""
     metadata = value.get("metadata")
     return metadata if isinstance(metadata, dict) else {}
+
+
+def _count_generation(metadata: JsonObject) -> None:
+    """Count a change of what is asked for, in kinds that count."""
+    generation = metadata.get("generation")
+    if isinstance(generation, int):
+        metadata["generation"] = generation + 1
 
 
 def _finalizers(value: JsonObject) -> list[str]:
@@ -398,7 +438,7 @@ def _field(what: str, value: JsonObject, path: str) -> str:
     if value.get("kind") == "Pod":
         known |= {"spec.nodeName", "status.phase"}
     if value.get("kind") == "Event":
-        known |= {"involvedObject.kind", "involvedObject.name", "involvedObject.uid", "reason", "type"}
+        known |= {"reason", "type", *(f"involvedObject.{name}" for name in ("kind", "name", "namespace", "uid"))}
     if path not in known:
         _refuse_field(what, path)
     part: JsonValue = value
@@ -425,7 +465,13 @@ def _event(
     version = str(change.version)
     if after is not None:
         kind = EventType.ADDED if before is None else EventType.MODIFIED
-        return WatchEvent(kind, version, _view(resource, after))
+        return WatchEvent(kind, version, _seen(resource, change, 1, after))
     if before is not None:
-        return WatchEvent(EventType.DELETED, version, _view(resource, before))
+        return WatchEvent(EventType.DELETED, version, _seen(resource, change, 0, before))
     return None
+
+
+def _seen(resource: Resource[ObjectT], change: _Change, which: int, value: JsonObject) -> ObjectT | Unreadable:
+    if which not in change.views:
+        change.views[which] = _view(resource, value)
+    return cast(ObjectT | Unreadable, change.views[which])
