@@ -19,8 +19,9 @@ import structlog
 
 from agent.base.errors import KubeConflict, KubeForbidden, KubeNotFound
 from agent.exposers.contract import Done, Exposer, Waiting
+from agent.exposers.discard import throw_away
 from agent.exposers.made import request_removal
-from agent.exposers.rebind import settle, throw_away
+from agent.exposers.rebind import settle
 from agent.exposers.settings import ExposerSettings
 from agent.kube.codec import ObjectT
 from agent.kube.data_download import DataDownload

@@ -128,7 +128,7 @@ class Agent:
         self._definitions = InstalledDefinitions()
         self._nodes: Informer[Node] = Informer(api, NODES, clock, rng)
         self._liveness = LeaseLiveness(api, clock, rng, self._nodes, node=flags.node, namespace=flags.namespace)
-        self._health = Health(clock, hears_the_server=lambda: self._nodes.last_error is None)
+        self._health = Health(clock, hears_the_server=lambda: self._nodes.is_synced and self._nodes.last_error is None)
         self._controllers: Controllers | None = None
         self._capacity = Capacity(0, 0)
 

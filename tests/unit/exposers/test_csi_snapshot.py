@@ -15,6 +15,7 @@ from agent.kube.resource import (
     PODS,
     SECRETS,
     STORAGE_CLASSES,
+    VOLUME_ATTACHMENTS,
     VOLUME_SNAPSHOT_CONTENTS,
     VOLUME_SNAPSHOTS,
 )
@@ -278,3 +279,15 @@ async def test_a_mapped_class_has_to_exist_when_the_claim_is_made_only() -> None
     await _ready(world)
     await world.kube.delete(STORAGE_CLASSES, Key("", "dir"))
     assert isinstance(await world.exposer().advance(await world.job()), Ready)
+
+
+async def test_a_linked_clone_keeps_away_from_the_nodes_of_its_source() -> None:
+    world = World()
+    await world.build()
+    source = (await world.kube.get(PERSISTENT_VOLUME_CLAIMS, SOURCE_CLAIM)).spec.volume_name
+    for name, node, volume in (("one", "node-a", source), ("two", "node-b", "another")):
+        value = {"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": name, "uid": name}}
+        spec = {"attacher": "d", "nodeName": node, "source": {"persistentVolumeName": volume}}
+        world.kube.put_raw(VOLUME_ATTACHMENTS, {**value, "spec": spec})
+    world.configure(backup_pvc={"dir": BackupPVC(annotations={"csi.vsphere.volume/fast-provisioning": "true"})})
+    assert (await _ready(world, "node-b")).node == "node-b"
