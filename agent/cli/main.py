@@ -45,7 +45,7 @@ Examples:
   lighter restore latest /tmp/restored
 
 Exit status: 0 done, 1 defect, 2 usage, 3 canceled, 10-19 storage, 30-39 repository, 50-59 volume, 70-79 snapshot
-(73: saved, but something could not be read), 90-99 mover, 100-119 cluster. Every error prints its stable code.
+(73: saved, but something could not be read), 80-89 control API, 90-99 mover, 100-119 cluster. Every error prints its stable code.
 """
 
 
