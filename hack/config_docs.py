@@ -84,7 +84,11 @@ def render() -> str:
 
 def examples() -> tuple[str, str]:
     """The JSON of both examples."""
-    return tuple(one.removeprefix("```json\n").removesuffix("```\n") for one in (_STOCK_EXAMPLE, _OWN_EXAMPLE))  # type: ignore[return-value]
+    return _json_of(_STOCK_EXAMPLE), _json_of(_OWN_EXAMPLE)
+
+
+def _json_of(example: str) -> str:
+    return example.removeprefix("```json\n").removesuffix("```\n")
 
 
 def _tables(document: type[msgspec.Struct]) -> Iterator[str]:

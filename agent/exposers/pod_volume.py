@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from agent.base.errors import DoneFileFailed, ExposeUnsupported
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.diagnosis import Involved, diagnose
+from agent.exposers.discard import throw_away
 from agent.exposers.done_file import write_done_file
 from agent.exposers.hosting_pod import (
     POD_VOLUME_GROUP,
@@ -22,18 +23,20 @@ from agent.exposers.hosting_pod import (
     runner_of,
     volume_path,
 )
-from agent.exposers.made import find, find_made, is_made_for, make, request_removal
+from agent.exposers.made import every, find, find_made, is_made_for, made_for, make, request_removal
 from agent.exposers.mover_secrets import mover_credential
 from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
 from agent.exposers.pod_volume_source import MountedVolume, mounted_volume
+from agent.exposers.restore_claims import DEFAULT_CACHE_MB, cache_claim, cache_key, wants_cache
 from agent.exposers.restore_wait import has_waited
 from agent.exposers.settings import ExposerSettings
 from agent.kube.names import POD_VOLUME_BACKUP_LABEL, POD_VOLUME_RESTORE_LABEL
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.pods import Pod, PodTemplate
-from agent.kube.resource import PODS
+from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS
+from agent.kube.selector import Selector
 
 HOST_PODS_VOLUME: Final = "host-pods"
 """The DaemonSet's volume of the kubelet's `pods` folder (contract §4.4)."""
@@ -107,8 +110,13 @@ class PodVolumeExposer(Generic[PodVolumeT]):
             node_name=settings.node,
             privileged=config.privileged_fs_backup,
             credential=await mover_credential(settings, job.spec.backup_storage_location),
+            cache_claim=await self._cache(job),
         )
         return await make(settings.api, PODS, hosting_pod(request, Runner.POD, template, config), job)
+
+    async def _cache(self, job: PodVolumeT) -> str:
+        """The name of a claim for the caches of the mover pod; empty for none."""
+        return ""
 
     async def _find(self, job: PodVolumeT) -> MountedVolume | Waiting | Broken:
         settings = self._settings
@@ -133,8 +141,10 @@ class PodVolumeBackupExposer(PodVolumeExposer[PodVolumeBackup]):
 class PodVolumeRestoreExposer(PodVolumeExposer[PodVolumeRestore]):
     """Volumes to write, of pods that wait for that."""
 
-    def __init__(self, settings: ExposerSettings) -> None:
+    def __init__(self, settings: ExposerSettings, cache_limit_mb: int = DEFAULT_CACHE_MB) -> None:
+        """`cache_limit_mb` is what the repository's own configuration allows its cache (contract §4.2)."""
         super().__init__(settings, POD_VOLUME_RESTORE_LABEL)
+        self._cache_limit_mb = cache_limit_mb
 
     async def finish(self, job: PodVolumeRestore) -> Waiting | Done | Broken:
         """Write the done file (contract §7.3); a pod that was told so before and has gone on needs none."""
@@ -151,6 +161,26 @@ class PodVolumeRestoreExposer(PodVolumeExposer[PodVolumeRestore]):
         except DoneFileFailed as error:
             return Broken(error)
         return Done()
+
+    async def clean_up(self, job: PodVolumeRestore) -> Waiting | Done:
+        """Remove the mover pod, and the claim for its caches with its volume."""
+        api = self._settings.api
+        state = await super().clean_up(job)
+        claim = await find(api, PERSISTENT_VOLUME_CLAIMS, cache_key(job))
+        if claim is not None and is_made_for(claim, job):
+            await throw_away(api, claim, made_for(job))
+            return Waiting(f"the claim {claim.key} goes")
+        async for volume in every(api, PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job))):
+            return Waiting(f"the storage deletes the volume {volume.metadata.name}")
+        return state
+
+    async def _cache(self, job: PodVolumeRestore) -> str:
+        settings, config = self._settings, self._settings.config()
+        if not wants_cache(config, job.spec.snapshot_size):
+            return ""
+        claim = cache_claim(job, config.cache_pvc.storage_class, self._cache_limit_mb, settings.node)
+        found = await find_made(settings.api, PERSISTENT_VOLUME_CLAIMS, claim.key, job)
+        return (found or await make(settings.api, PERSISTENT_VOLUME_CLAIMS, claim, job)).metadata.name
 
 
 def _path_on_node(template: PodTemplate, found: MountedVolume) -> str:

@@ -16,7 +16,7 @@ import msgspec
 from agent.base.errors import KubeInvalid, RebindFailed
 from agent.exposers.contract import Broken, Done, Waiting
 from agent.exposers.discard import discard
-from agent.exposers.made import find, is_made_for, made_for, request_removal
+from agent.exposers.made import every, find, is_made_for, made_for, request_removal
 from agent.exposers.rebind_mark import MARK_ANNOTATION, RESTORED_ANNOTATION, Mark, mark_of
 from agent.kube.api import KubeApi
 from agent.kube.codec import JsonObject
@@ -42,9 +42,9 @@ async def our_claim(api: KubeApi, job: DataDownload) -> PersistentVolumeClaim | 
     return found if found is not None and is_made_for(found, job) else None
 
 
-async def tracked_volumes(api: KubeApi, job: DataDownload) -> tuple[PersistentVolume, ...]:
+async def tracked_volumes(api: KubeApi, job: DataDownload) -> list[PersistentVolume]:
     """Those of a DataDownload that are on their way to somewhere; there are two at most."""
-    return (await api.list(PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job)))).items
+    return [volume async for volume in every(api, PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job)))]
 
 
 async def hand_over(api: KubeApi, job: DataDownload) -> Waiting | Done | Broken:
@@ -193,14 +193,10 @@ async def _let_go(api: KubeApi, job: DataDownload, ours: PersistentVolumeClaim, 
 
 
 async def _is_attached(api: KubeApi, volume: str) -> bool:
-    token = ""
-    while True:
-        page = await api.list(VOLUME_ATTACHMENTS, continue_token=token)
-        if any(attachment.spec.source.persistent_volume_name == volume for attachment in page.items):
+    async for attachment in every(api, VOLUME_ATTACHMENTS):
+        if attachment.spec.source.persistent_volume_name == volume:
             return True
-        token = page.continue_token
-        if not token:
-            return False
+    return False
 
 
 async def _point_to(api: KubeApi, target: PersistentVolumeClaim, volume: str) -> PersistentVolumeClaim:

@@ -25,7 +25,14 @@ from agent.exposers.mover_secrets import mover_credential
 from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
 from agent.exposers.rebind import hand_over, settle, target_of, tracked_volumes
-from agent.exposers.restore_claims import SELECTED_NODE, cache_claim, cache_key, restore_claim
+from agent.exposers.restore_claims import (
+    DEFAULT_CACHE_MB,
+    SELECTED_NODE,
+    cache_claim,
+    cache_key,
+    restore_claim,
+    wants_cache,
+)
 from agent.exposers.settings import ExposerSettings
 from agent.kube.data_download import DataDownload
 from agent.kube.meta import Key
@@ -40,7 +47,6 @@ from agent.kube.resource import (
 from agent.kube.volumes import BindingMode, PersistentVolumeClaim
 
 _HOST_NAME: Final = "kubernetes.io/hostname"
-DEFAULT_CACHE_MB: Final = 5_000
 
 
 class GenericRestoreExposer:
@@ -166,7 +172,7 @@ class GenericRestoreExposer:
         cache, credential = "", None
         if runner is Runner.POD:
             credential = await mover_credential(settings, job.spec.backup_storage_location)
-            if self._wants_cache(job):
+            if wants_cache(config, job.spec.snapshot_size):
                 claim = cache_claim(job, config.cache_pvc.storage_class, self._cache_limit_mb)
                 cache = (await self._claim(job, claim)).metadata.name
         request = PodRequest(
@@ -182,11 +188,6 @@ class GenericRestoreExposer:
         )
         pod = hosting_pod(request, runner, await settings.pod_template(), config)
         return await make(settings.api, PODS, pod, job)
-
-    def _wants_cache(self, job: DataDownload) -> bool:
-        cache = self._settings.config().cache_pvc
-        size = job.spec.snapshot_size
-        return bool(cache.storage_class) and (size == 0 or size >= cache.resident_threshold_mb << 20)
 
     async def _ready(self, pod: Pod, node: str, claim: PersistentVolumeClaim, job: DataDownload) -> Waiting | Ready:
         settings, mode = self._settings, claim.spec.volume_mode

@@ -72,6 +72,7 @@ def serve(flags: AgentFlags) -> None:
 
 async def _serve(flags: AgentFlags, logging: Logging) -> None:
     stopping, clock, environ = Stopping(), SystemClock(), dict(os.environ)
+    stopping.cancels(asyncio.current_task())
     with stopping.on_signals():
         kube = await load_configuration(flags.kubeconfig, flags.kubecontext)
         async with AioKubeApi(kube, user_agent=USER_AGENT) as api:
@@ -148,7 +149,7 @@ class Agent:
                 await self._work_until(stopping)
             finally:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LAST_SECONDS):
+                    async with asyncio.timeout(0 if stopping.at_once else _LAST_SECONDS):
                         await self._events.flush()
                 telling.cancel()
         _log.info("the agent has ended")
@@ -165,7 +166,6 @@ class Agent:
             asked.cancel()
 
     async def _work(self) -> None:
-        await self._find_daemon_set()
         self._warn_of_features()
         test, cache_mb = await self._prepare()
         basis, node = self._basis, await self._own_node()
@@ -213,6 +213,7 @@ class Agent:
         flags = basis.flags
         while True:
             try:
+                await self._find_daemon_set()
                 await self._config.load()
                 basis.logging.set_level(self._config().log_level)
                 cache_mb = await cache_limit_mb(basis.api, flags.namespace, flags.backup_repository_configmap)
@@ -229,6 +230,8 @@ class Agent:
     def _report(self, test: SelfTest) -> None:
         """Log and tell what was found. Raises `ConfigurationError` when the agent cannot work."""
         _log.info("self-test", findings=[f"{one.verdict}: {one.check}: {one.text}" for one in test.findings])
+        for problem in test.problems:
+            _log.warning("something is missing", check=problem.check, verdict=problem.verdict, found=problem.text)
         text = "; ".join(f"{one.check}: {one.text}" for one in test.problems)
         if test.is_fatal:
             self._events.tell("SelfTestFailed", text, True)

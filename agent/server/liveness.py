@@ -204,11 +204,9 @@ class LeaseLiveness:
         """Nodes come and go for years; what is neither seen nor heard of is dead without being remembered."""
         if self._nodes.is_synced:
             old = self._clock.monotonic() - self._options.dead_after
-            self._signs = {
-                node: sign
-                for node, sign in self._signs.items()
-                if sign.seen > old or self._nodes.store.get(Key("", node)) is not None
-            }
+            known = {node.metadata.name for node in self._nodes.store}
+            self._signs = {node: sign for node, sign in self._signs.items() if sign.seen > old or node in known}
+            self._unattended = {node: since for node, since in self._unattended.items() if node in known}
 
     async def _renew(self) -> None:
         held = self._held or await self._find()

@@ -12,12 +12,12 @@ from agent.exposers.host_path import HostPods
 from agent.exposers.hosting_pod import owner_of
 from agent.exposers.pod_volume import PodVolumeBackupExposer, PodVolumeRestoreExposer
 from agent.exposers.settings import ExposerSettings
-from agent.kube.agent_config import AgentConfig, RunnerChoice
+from agent.kube.agent_config import AgentConfig, CachePVC, RunnerChoice
 from agent.kube.cluster import Secret
 from agent.kube.meta import Key, ObjectMeta
 from agent.kube.pods import Container, DaemonSet, DaemonSetSpec, Opaque, Pod, PodSpec, PodTemplate
-from agent.kube.resource import BACKUP_STORAGE_LOCATIONS, DAEMON_SETS, PODS, SECRETS
-from agent.kube.volumes import VolumeMode
+from agent.kube.resource import BACKUP_STORAGE_LOCATIONS, DAEMON_SETS, PERSISTENT_VOLUME_CLAIMS, PODS, SECRETS
+from agent.kube.volumes import BindingMode, ReclaimPolicy, VolumeMode
 from agent.testing.clock import VirtualClock
 from agent.testing.fake_csi import FakeCsi
 from agent.testing.fake_kube import FakeKube
@@ -154,3 +154,24 @@ async def test_a_pod_of_somebody_else_with_that_name_is_left_alone(node: PodNode
     assert state.error.code == "expose.name-taken"
     assert await exposer.clean_up(backup()) == Done()
     assert JOB in [pod.key for pod in (await node.kube.list(PODS)).items]
+
+
+async def test_a_restore_in_a_pod_gets_a_cache_on_its_node_and_gives_it_back(
+    node: PodNode, clock: VirtualClock
+) -> None:
+    cluster = FakeCsi(node.kube, clock)
+    await cluster.add_class("fast", binding=BindingMode.WAIT_FOR_FIRST_CONSUMER, reclaim=ReclaimPolicy.RETAIN)
+    config = replace(IN_POD, cache_pvc=CachePVC(storage_class="fast"))
+    exposer = PodVolumeRestoreExposer(settings(node, clock, config))
+    await exposer.advance(restore())
+    await cluster.step(2)
+    assert isinstance(await exposer.advance(restore()), Ready)
+    cache = await node.kube.get(PERSISTENT_VOLUME_CLAIMS, Key(JOB.namespace, f"{JOB.name}-cache"))
+    assert cache.status.phase == "Bound", "no scheduler tells its provisioner where the pod is"
+    pod = await node.kube.get(PODS, JOB)
+    assert "/cachedir" in {mount["mountPath"] for mount in pod.spec.containers[0].volume_mounts}
+    for _ in range(6):
+        await exposer.clean_up(restore())
+        await cluster.step()
+    assert await exposer.clean_up(restore()) == Done()
+    assert cluster.storage.volumes == set()

@@ -36,6 +36,7 @@ from agent.server.app import WorkersFactory, run_agent
 from agent.server.flags import AgentFlags
 from agent.server.mounts import MountTable
 from agent.server.parts import Basis
+from agent.server.rights import RIGHTS
 from agent.server.stopping import Stopping
 from agent.testing.clock import VirtualClock
 from tests.unit.server.server_kit import NAMESPACE, World
@@ -90,11 +91,17 @@ class AgentWorld(World):
             )
             try:
                 yield task
-                self.stopping.ask()
-                await task
+                if not task.done():
+                    self.stopping.ask()
+                    await task
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+
+    def unforeseen_requests(self) -> set[tuple[str, str]]:
+        """Verbs and resources that were asked for and are in no right."""
+        granted = {(verb, right.name) for right in RIGHTS for verb in right.verbs}
+        return set(self.api.requests) - granted
 
     async def add_backup(self, name: str = "pvb-1") -> None:
         spec = PodVolumeBackupSpec(
