@@ -440,3 +440,7 @@ class ControlBusy(ControlError, code="control.busy", exit_status=86, retryable=T
 
 class ControlUnsupported(ControlError, code="control.unsupported", exit_status=87):
     """The agent does not know the method: it is of another release."""
+
+
+class ControlJobFailed(ControlError, code="control.job-failed", exit_status=88):
+    """The job that was watched has ended, and not well."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -65,30 +65,35 @@ class SecureAddress:
 
 
 @asynccontextmanager
-async def serving(
-    parts: Parts, clock: Clock, *, socket: Path | None = None, secure: SecureAddress | None = None
-) -> AsyncIterator[int]:
-    """Answer for the time of the block; gives the port that was taken, 0 without an address.
+async def serve_socket(
+    parts: Parts, clock: Clock, path: Path, *, admits: Callable[[int], bool] = door.own_or_root
+) -> AsyncIterator[None]:
+    """Answer users that `admits` lets in at a Unix socket, for the time of the block.
+
+    Raises `ConfigurationError` when no socket can be there.
+    """
+    async with door.listening(path, admits=admits) as inside:
+        server = await _server(parts, clock, OpenGate())
+        server.add_insecure_port(f"unix:{inside}")
+        async with _running(server):
+            yield
+
+
+@asynccontextmanager
+async def serve_address(parts: Parts, clock: Clock, secure: SecureAddress) -> AsyncIterator[int]:
+    """Answer over TLS those whom the gate admits, for the time of the block; gives the port that was taken.
 
     Raises `ConfigurationError` when nobody can listen there.
     """
-    port = 0
-    async with AsyncExitStack() as stack:
-        if socket is not None:
-            inside = await stack.enter_async_context(door.listening(socket))
-            server = await _server(parts, clock, OpenGate())
-            server.add_insecure_port(f"unix:{inside}")
-            await stack.enter_async_context(_running(server))
-        if secure is not None:
-            server = await _server(parts, clock, secure.gate)
-            try:
-                port = server.add_secure_port(secure.address, secure.credentials)
-            except RuntimeError as error:
-                raise ConfigurationError(
-                    f"the control API cannot listen at {secure.address}",
-                    hint="another process listens there, or certificate and key do not belong together",
-                ) from error
-            await stack.enter_async_context(_running(server))
+    server = await _server(parts, clock, secure.gate)
+    try:
+        port = server.add_secure_port(secure.address, secure.credentials)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"the control API cannot listen at {secure.address}",
+            hint="another process listens there, or certificate and key do not belong together",
+        ) from error
+    async with _running(server):
         yield port
 
 

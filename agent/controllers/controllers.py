@@ -70,6 +70,18 @@ class ControllerOptions:
     callbacks: Callable[[Job], JobCallbacks | None] = lambda _: None
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object, and who moves its data."""
+
+    kind: str
+    job: Job
+    node: str
+    """Whose agent looks after it; empty while it is anybody's."""
+    work: Work | None
+    """Of this agent, while it moves the data."""
+
+
 class Controllers:
     """The four controllers. Use `run` once."""
 
@@ -114,6 +126,13 @@ class Controllers:
     def works(self) -> Iterator[Work]:
         """Jobs that move data now."""
         return iter(()) if self._movings is None else iter(self._movings)
+
+    def listed(self) -> Iterator[Listed]:
+        """Every object that agents like this one work on, of all nodes."""
+        for loop in self._loops:
+            for job, node in loop.objects():
+                work = None if self._movings is None else self._movings.get((loop.kind.name, job.key))
+                yield Listed(loop.kind.name, job, node, work)
 
     @property
     def is_synced(self) -> bool:

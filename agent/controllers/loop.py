@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from typing import Generic
 
 import structlog
@@ -48,6 +49,12 @@ class Controller(Generic[JobT]):
         )
         self.informer.add_handler(self.queue.add)
         self._machine = Machine(kind, context, self.queue.add)
+
+    def objects(self) -> Iterator[tuple[JobT, str]]:
+        """Every object of the kind that is known, and the node whose agent looks after it."""
+        for job in self.informer.store:
+            if self.kind.handles(job):
+                yield job, self.kind.node(job)
 
     async def run(self) -> None:
         """Work until canceled."""

@@ -48,6 +48,7 @@ class Work:
         self._running: RunningWork | None = None
         self._task: asyncio.Task[None] | None = None
         self._canceled: str | None = None
+        self._limits: RateLimits | None = None
 
     def cancel(self, reason: str) -> None:
         """End soon. Also before it has begun, and more than once."""
@@ -57,7 +58,8 @@ class Work:
                 self._running.cancel(reason)
 
     def set_limits(self, limits: RateLimits) -> None:
-        """From now on."""
+        """From now on. Also before it has begun."""
+        self._limits = limits
         if self._running is not None:
             self._running.set_limits(limits)
 
@@ -67,6 +69,8 @@ class Work:
                 self._running = running
                 if self._canceled is not None:
                     running.cancel(self._canceled)
+                if self._limits is not None:
+                    running.set_limits(self._limits)
                 async for progress in running.updates():
                     self.progress = progress
                 self.outcome = Moved(await running.result())

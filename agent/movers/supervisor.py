@@ -207,6 +207,7 @@ class RunningJob:
         self._channel: Channel[FromWorker] | None = None
         self._heard = clock.monotonic()
         self._canceled: tuple[float, str] | None = None
+        self._limits: RateLimits | None = None
         self._verdict: LighterageError | None = None
         """Why it was killed."""
         self._outcome: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
@@ -249,7 +250,8 @@ class RunningJob:
                 self._channel.post(Cancel(reason=reason))
 
     def set_limits(self, limits: RateLimits) -> None:
-        """From now on."""
+        """From now on. Also before the worker has heard of the job."""
+        self._limits = limits
         if self._channel is not None:
             self._channel.post(SetLimits(limits=limits))
 
@@ -295,6 +297,8 @@ class RunningJob:
             await channel.send(Start(version=VERSION, spec=self.spec, secrets=secrets))
             if self._canceled is not None:
                 channel.post(Cancel(reason=self._canceled[1]))
+            if self._limits is not None:
+                channel.post(SetLimits(limits=self._limits))
             while finished is None and (message := await channel.receive()) is not None:
                 self._heard = self._clock.monotonic()
                 if isinstance(message, Finished):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 
 import structlog
@@ -22,6 +22,7 @@ from agent import __version__
 from agent.base.clock import SystemClock
 from agent.base.errors import CanceledError, ConfigurationError, KubeError, KubeUnavailable, LighterageError
 from agent.controllers.controllers import Controllers
+from agent.controllers.moving import Work
 from agent.exposers.restore_wait import DoneFolders
 from agent.jobs.phases import CountedEvents
 from agent.kube.agent_config import AgentConfig
@@ -38,6 +39,7 @@ from agent.observe.metrics import LimitsInForce, Metrics
 from agent.server import parts
 from agent.server.capacity import Capacity, capacity
 from agent.server.check import USER_AGENT, config_maps, place
+from agent.server.control_api import ControlApi
 from agent.server.definitions import InstalledDefinitions
 from agent.server.events import Events
 from agent.server.flags import AgentFlags
@@ -45,6 +47,7 @@ from agent.server.health import Health
 from agent.server.http import Endpoints, parse_address
 from agent.server.http import serve as serve_http
 from agent.server.live_configuration import LiveConfiguration
+from agent.server.live_limits import LiveLimits
 from agent.server.liveness import LeaseLiveness
 from agent.server.mounts import MountTable
 from agent.server.repository_settings import cache_limit_mb
@@ -132,6 +135,7 @@ class Agent:
         self._health = Health(clock, hears_the_server=lambda: self._nodes.is_synced and self._nodes.last_error is None)
         self._controllers: Controllers | None = None
         self._capacity = Capacity(0, 0)
+        self._limits = LiveLimits(self._config, clock, works=self._works, changed=lambda: self._apply(self._config()))
 
     async def run(self, stopping: Stopping) -> None:
         """Until asked to end."""
@@ -177,7 +181,7 @@ class Agent:
             exposers = parts.all_exposers(settings, cache_mb)
             self._controllers = parts.controllers(
                 basis,
-                self._config,
+                self._limits,
                 test,
                 exposers=exposers,
                 capacity=self._capacity,
@@ -197,6 +201,8 @@ class Agent:
                 self._config.run(),
                 self._refresh_definitions(),
                 self._controllers.run(),
+                self._limits.run(),
+                ControlApi(basis, test, self._controllers, self._limits, self._health).run(),
                 keep_swept(parts.leftovers(settings, exposers), basis.metrics, basis.clock, basis.rng),
             ]
             if test.pod_volumes:
@@ -276,21 +282,25 @@ class Agent:
             self._capacity = capacity(
                 config, node.metadata.labels, worker_memory_bytes=self._capacity.worker_memory_bytes
             )
-        limits = config.limits
+        self._limits.configured_concurrency = self._capacity.concurrency
+        limits = self._limits.in_force
         basis.logging.set_level(config.log_level)
         basis.metrics.set_limits(
             LimitsInForce(
                 upload_bytes_per_second=limits.upload_bytes_per_second,
                 download_bytes_per_second=limits.download_bytes_per_second,
                 requests_per_second=limits.requests_per_second,
-                jobs=self._capacity.concurrency,
-                memory_bytes=limits.memory_bytes,
+                jobs=limits.concurrency,
+                memory_bytes=config.limits.memory_bytes,
                 worker_memory_bytes=self._capacity.worker_memory_bytes,
             )
         )
         if self._controllers is not None:
-            self._controllers.set_concurrency(self._capacity.concurrency)
+            self._controllers.set_concurrency(limits.concurrency)
             self._controllers.set_prepare_queue_length(config.load_concurrency.prepare_queue_length)
+
+    def _works(self) -> Iterator[Work]:
+        return iter(()) if self._controllers is None else self._controllers.works()
 
     async def _refresh_definitions(self) -> None:
         """Velero may be upgraded while the agent runs."""

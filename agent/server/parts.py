@@ -30,6 +30,7 @@ from agent.observe.metrics import Metrics
 from agent.server.capacity import Capacity
 from agent.server.flags import AgentFlags
 from agent.server.live_configuration import LiveConfiguration
+from agent.server.live_limits import LiveLimits
 from agent.server.runners import AgentRunners
 from agent.server.self_test import SelfTest
 
@@ -93,7 +94,7 @@ def leftovers(settings: ExposerSettings, exposers: Exposers) -> Leftovers:
 
 def controllers(
     basis: Basis,
-    config: LiveConfiguration,
+    limits: LiveLimits,
     test: SelfTest,
     *,
     exposers: Exposers,
@@ -104,7 +105,7 @@ def controllers(
     nodes: NodeLiveness,
 ) -> Controllers:
     """The four controllers with all that they call."""
-    flags = basis.flags
+    flags, config = basis.flags, limits.config
     jobs = ObjectJobs(
         basis.api,
         flags.namespace,
@@ -112,6 +113,7 @@ def controllers(
         config,
         environ=basis.environ,
         cache_dir=flags.cache_dir,
+        jobs_at_once=limits.jobs_at_once,
         hide=basis.logging.redaction.hide,
     )
     options = ControllerOptions(

@@ -1,0 +1,71 @@
+"""The control API of the agent: `agent.control` put over controllers, limits and health.
+
+The Unix socket is a comfort: an agent that cannot make it works without, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+
+from agent import __version__
+from agent.base.errors import ConfigurationError
+from agent.control.contract import NodeState
+from agent.control.serve import Parts, serve_socket
+from agent.controllers.controllers import Controllers
+from agent.server.health import Health
+from agent.server.job_board import JobBoard
+from agent.server.live_limits import LiveLimits
+from agent.server.parts import Basis
+from agent.server.self_test import SelfTest
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class ControlApi:
+    """Of one agent. Implements `agent.control.contract.Node`."""
+
+    def __init__(
+        self, basis: Basis, test: SelfTest, controllers: Controllers, limits: LiveLimits, health: Health
+    ) -> None:
+        self._basis = basis
+        self._test = test
+        self._controllers = controllers
+        self._limits = limits
+        self._health = health
+        self._started_ns = basis.clock.now_ns()
+
+    def state(self) -> NodeState:
+        """The agent as it is now."""
+        slots, flags = self._controllers.slots, self._basis.flags
+        done = [work.progress.bytes_done for work in self._controllers.works() if work.progress and not work.outcome]
+        return NodeState(
+            name=flags.node,
+            version=__version__,
+            namespace=flags.namespace,
+            started_ns=self._started_ns,
+            not_ready=self._health.unready(),
+            moves_pod_volumes=self._test.pod_volumes,
+            moves_snapshots=self._test.snapshots,
+            running=slots.running,
+            waiting=slots.waiting,
+            concurrency=self._limits.in_force.concurrency,
+            bytes_done=sum(done),
+        )
+
+    async def run(self) -> None:
+        """Answer until canceled. Raises `ConfigurationError`."""
+        basis = self._basis
+        parts = Parts(
+            node=self, jobs=JobBoard(basis.api, basis.flags.namespace, self._controllers), limits=self._limits
+        )
+        async with AsyncExitStack() as stack:
+            if basis.flags.control_socket:
+                try:
+                    await stack.enter_async_context(serve_socket(parts, basis.clock, Path(basis.flags.control_socket)))
+                except ConfigurationError as error:
+                    _log.warning("the agent has no control socket", error=str(error))
+            await asyncio.Event().wait()

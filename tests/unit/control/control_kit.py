@@ -1,0 +1,97 @@
+"""Agents to ask: a world of jobs in memory behind the real servers and the real client."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from agent.base.clock import Clock, SystemClock
+from agent.base.errors import ControlJobNotFound, ControlNotCancelable
+from agent.control.client import ControlClient, Target, connect
+from agent.control.contract import JobState, NodeState
+from agent.control.serve import Parts
+from agent.controllers.moving import Work
+from agent.kube.agent_config import AgentConfig, AgentLimits
+from agent.kube.job import Phase
+from agent.movers.spec import Progress
+from agent.server.live_limits import LiveLimits
+
+NODE = "node-1"
+BEGIN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+def job(name: str = "a", *, kind: str = "DataUpload", phase: Phase = Phase.IN_PROGRESS, **more: object) -> JobState:
+    state = JobState(kind=kind, name=name, uid=f"uid-{name}", phase=phase, node=NODE, created=BEGIN)
+    return replace(state, **more)  # type: ignore[arg-type]
+
+
+@dataclass
+class FakeJobs:
+    """Implements `Jobs`."""
+
+    states: dict[tuple[str, str], JobState] = field(default_factory=dict)
+    cancelable: bool = True
+
+    def put(self, *states: JobState) -> None:
+        for state in states:
+            self.states[state.kind, state.name] = state
+
+    def all(self) -> Iterator[JobState]:
+        return iter(list(self.states.values()))
+
+    def get(self, kind: str, name: str) -> JobState | None:
+        return self.states.get((kind, name))
+
+    async def cancel(self, kind: str, name: str) -> JobState:
+        found = self.get(kind, name)
+        if found is None:
+            raise ControlJobNotFound(f"there is no {kind} {name!r}")
+        if not self.cancelable:
+            raise ControlNotCancelable("too old", hint="upgrade Velero")
+        self.put(replace(found, canceled=True))
+        return self.states[kind, name]
+
+    def move(self, name: str, done: int) -> None:
+        self.put(replace(self.states["DataUpload", name], progress=Progress(bytes_done=done, bytes_total=100)))
+
+
+@dataclass
+class FakeNode:
+    """Implements `Node`."""
+
+    not_ready: str = ""
+
+    def state(self) -> NodeState:
+        return NodeState(name=NODE, version="1.2.3", namespace="velero", started_ns=10**18, not_ready=self.not_ready)
+
+
+class World:
+    """What an agent tells and does, for one test."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
+        self.jobs = FakeJobs()
+        self.node = FakeNode()
+        self.works: list[Work] = []
+        self.config = AgentConfig(limits=AgentLimits(upload_bytes_per_second=1000))
+        self.changes = 0
+        self.limits = LiveLimits(
+            lambda: self.config, self.clock, works=lambda: iter(self.works), changed=self._count_change
+        )
+
+    def _count_change(self) -> None:
+        self.changes += 1
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(node=self.node, jobs=self.jobs, limits=self.limits)
+
+
+def local(path: Path) -> AbstractAsyncContextManager[ControlClient]:
+    return connect(Target(address=f"unix:{path}"))
+
+
+Admits = Callable[[int], bool]
