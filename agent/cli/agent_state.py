@@ -57,7 +57,10 @@ class LimitsResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     configured: LimitSet
 
 
-@click.command(epilog="\b\nExamples:\n  kubectl -n velero exec ds/node-agent -- lighter agent status")
+@click.command(
+    epilog="\b\nExamples:\n  lighter agent status\n"
+    "  lighter agent status --json --address 10.0.0.4:8087 --address 10.0.0.5:8087 --token-file token"
+)
 @json_result(StatusResult)
 @agent_options
 def status(agents: Agents, as_json: bool) -> None:
