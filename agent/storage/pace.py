@@ -21,7 +21,7 @@ _DUST = 1e-6
 
 
 class TokenBucket:
-    """Lets `rate` tokens a second pass (0: all), at most half a second's worth of them at once. First come, first served.
+    """Lets `rate` tokens a second pass (0: all), at most half a second's worth at once. First come, first served.
 
     In any span of t seconds no more than `rate` × (t + ½) tokens pass, or one more.
     """

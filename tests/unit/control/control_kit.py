@@ -13,10 +13,10 @@ from agent.base.errors import ControlJobNotFound, ControlNotCancelable
 from agent.control.client import ControlClient, Target, connect
 from agent.control.contract import JobState, NodeState
 from agent.control.serve import Parts
-from agent.controllers.moving import Work
-from agent.kube.agent_config import AgentConfig, AgentLimits
+from agent.kube.agent_config import AgentLimits
 from agent.kube.job import Phase
 from agent.movers.spec import Progress
+from agent.server.capacity import Capacity
 from agent.server.live_limits import LiveLimits
 
 NODE = "node-1"
@@ -75,12 +75,9 @@ class World:
         self.clock = clock or SystemClock()
         self.jobs = FakeJobs()
         self.node = FakeNode()
-        self.works: list[Work] = []
-        self.config = AgentConfig(limits=AgentLimits(upload_bytes_per_second=1000))
+        self.capacity = Capacity(2, AgentLimits(upload_bytes_per_second=1000))
         self.changes = 0
-        self.limits = LiveLimits(
-            lambda: self.config, self.clock, works=lambda: iter(self.works), changed=self._count_change
-        )
+        self.limits = LiveLimits(lambda: self.capacity, self._count_change)
 
     def _count_change(self) -> None:
         self.changes += 1

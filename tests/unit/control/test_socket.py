@@ -324,7 +324,6 @@ async def test_an_answer_that_comes_too_late_is_a_deadline(path: Path) -> None:
 
 async def test_limits_are_set_one_by_one_on_top_of_the_configuration_and_taken_back(path: Path) -> None:
     world = World()
-    world.limits.configured_concurrency = 2
     async with serve_socket(world.parts, world.clock, path), local(path) as client:
         state = await client.set_limits(limits_pb2.Limits(concurrency=5))
         assert (state.in_force.upload_bytes_per_second, state.in_force.concurrency) == (1000, 5)
@@ -333,7 +332,7 @@ async def test_limits_are_set_one_by_one_on_top_of_the_configuration_and_taken_b
             upload_bytes_per_second=0, download_bytes_per_second=0, requests_per_second=0, concurrency=5
         )
         assert state.set == limits_pb2.Limits(upload_bytes_per_second=0, concurrency=5)
-        world.config = replace(world.config, limits=replace(world.config.limits, requests_per_second=7))
+        world.capacity = replace(world.capacity, limits=replace(world.capacity.limits, requests_per_second=7))
         assert (await client.limits()).in_force.requests_per_second == 7
         state = await client.reset_limits()
         assert state.in_force == state.configured

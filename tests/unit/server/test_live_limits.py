@@ -13,11 +13,13 @@ import pytest
 
 from agent.base.clock import Clock
 from agent.control.contract import LimitChange
-from agent.controllers.moving import Movings, Work
-from agent.kube.agent_config import AgentConfig, AgentLimits
+from agent.controllers.limits import share_rates
+from agent.controllers.moving import Movings, Order
+from agent.kube.agent_config import AgentLimits
 from agent.kube.meta import Key
 from agent.movers.spec import BackupTree, JobResult, JobSpec, Progress, RateLimits, Secrets, UrlLocation
 from agent.movers.supervisor import JobCallbacks
+from agent.server.capacity import Capacity
 from agent.server.live_limits import LiveLimits
 from agent.snapshots.model import Source
 from agent.storage.base import BlobId
@@ -90,23 +92,26 @@ class Upload:
 class Node:
     """Limits and running uploads."""
 
-    def __init__(self, limits: AgentLimits | None = None) -> None:
+    def __init__(self, limits: AgentLimits | None = None, concurrency: int = 4) -> None:
         self.clock = VirtualClock()
-        self.config = AgentConfig(limits=limits or AgentLimits())
+        self.capacity = Capacity(concurrency, limits or AgentLimits())
         self.changes = 0
         self.uploads: list[Upload] = []
-        self.works: list[Work] = []
-        self.limits = LiveLimits(
-            lambda: self.config, self.clock, works=lambda: iter(self.works), changed=self._count_change
-        )
+        self.movings: Movings | None = None
+        self.limits = LiveLimits(lambda: self.capacity, self._changed)
 
-    def _count_change(self) -> None:
+    def _changed(self) -> None:
         self.changes += 1
+        self.share()
+
+    def share(self) -> None:
+        share_rates(self.limits.over(self.capacity).limits, self.movings or ())
 
     @asynccontextmanager
     async def running(self, count: int) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
-            movings = Movings(group)
+            self.movings = movings = Movings(group, self.share)
+            works = []
             for number in range(count):
                 self.uploads.append(Upload(self.clock))
                 spec = JobSpec(
@@ -114,15 +119,12 @@ class Node:
                     work=BackupTree(path="/data", source=Source(user="u", host="h", path="/data")),
                     location=UrlLocation(url="file:///nowhere"),
                 )
-                key = ("DataUpload", Key("velero", spec.id))
-                secrets = Secrets(password="p")
-                work = movings.start(key, spec.id, self.uploads[-1], spec, secrets, None, lambda: None)
-                self.works.append(work)
-            tasks = [work._task for work in self.works] + [group.create_task(self.limits.run())]
+                order = Order(self.uploads[-1], spec, Secrets(password="p"))
+                works.append(movings.start(("DataUpload", Key("velero", spec.id)), spec.id, order, lambda: None))
             yield
-            for task in tasks:
-                assert task is not None
-                task.cancel()
+            for work in works:
+                assert work._task is not None
+                work._task.cancel()
 
     def passed(self, start: float, end: float) -> int:
         """Bytes of all uploads after `start` and until `end`."""
@@ -155,44 +157,18 @@ async def test_a_limit_set_on_running_uploads_is_kept_in_every_window_and_lifted
     assert lifted > 50 * 2 * MIB
 
 
-async def test_a_job_that_begins_or_ends_changes_the_part_of_the_others() -> None:
-    node = Node(AgentLimits(upload_bytes_per_second=6 * MIB, requests_per_second=30))
-    async with node.running(3):
-        await node.clock.sleep(2)
-        assert [upload.heard[-1].upload_bytes for upload in node.uploads] == [2 * MIB] * 3
-        assert node.uploads[0].heard[-1].requests == 10
-        node.works.pop()
-        await node.clock.sleep(2)
-        assert [upload.heard[-1].upload_bytes for upload in node.uploads[:2]] == [3 * MIB] * 2
-        assert [len(upload.heard) for upload in node.uploads] == [2, 2, 1], "each is told once"
-
-
-async def test_without_limits_nobody_is_told_anything() -> None:
-    node = Node()
-    async with node.running(2):
-        await node.clock.sleep(5)
-    assert [upload.heard for upload in node.uploads] == [[], []]
-
-
-async def test_a_job_that_has_not_begun_hears_of_limits_when_it_does() -> None:
-    node = Node(AgentLimits(upload_bytes_per_second=MIB))
-    async with node.running(1):
-        node.limits.spread()  # before its task has run
-        assert node.uploads[0].heard == []
-        await node.clock.sleep(0.5)
-        assert [limits.upload_bytes for limits in node.uploads[0].heard] == [MIB]
-
-
 def test_what_is_set_counts_over_the_configuration_until_it_is_reset() -> None:
-    node = Node(AgentLimits(upload_bytes_per_second=10, memory_bytes=7))
-    node.limits.configured_concurrency = 3
-    node.limits.set(LimitChange(upload_bytes_per_second=0, concurrency=1))
-    assert (node.limits.in_force.upload_bytes_per_second, node.limits.in_force.concurrency) == (0, 1)
-    assert node.limits.config().limits == AgentLimits(memory_bytes=7)
-    node.config = replace(node.config, limits=AgentLimits(upload_bytes_per_second=20, download_bytes_per_second=5))
+    node = Node(AgentLimits(upload_bytes_per_second=10, memory_bytes=8, worker_memory_bytes=2), concurrency=3)
+    node.limits.set(LimitChange(upload_bytes_per_second=0))
+    node.limits.set(LimitChange(concurrency=9))
+    assert node.limits.override == LimitChange(upload_bytes_per_second=0, concurrency=9)
     assert node.limits.in_force.upload_bytes_per_second == 0
+    assert node.limits.in_force.concurrency == 4, "no more than there is memory for"
+    limits = AgentLimits(upload_bytes_per_second=20, download_bytes_per_second=5)
+    node.capacity = Capacity(3, limits)
+    assert node.limits.over(node.capacity) == Capacity(9, replace(limits, upload_bytes_per_second=0))
     assert node.limits.in_force.download_bytes_per_second == 5
     node.limits.reset()
     assert node.limits.in_force == node.limits.configured
     assert node.limits.in_force.concurrency == 3
-    assert node.changes == 2
+    assert node.changes == 3
