@@ -133,6 +133,15 @@ for _command in (status, jobs, watch, cancel, limits):
     metavar="PATH",
     help="Unix socket of the control API, for processes of this pod; empty for none.",
 )
+@click.option("--control-address", default="", metavar="HOST:PORT", help="Where the control API listens over TLS.")
+@click.option("--control-cert", default="", metavar="FILE", help="The certificate that it shows there.")
+@click.option("--control-key", default="", metavar="FILE", help="Its key.")
+@click.option(
+    "--control-client-ca",
+    default="",
+    metavar="FILE",
+    help="Only callers with a certificate of this authority may speak there; else they need a token.",
+)
 @click.option("--scratch", envvar="VELERO_SCRATCH_DIR", default=DEFAULT_SCRATCH, hidden=True)
 @ignored_flags(IGNORED_FLAGS)
 def run(
@@ -155,6 +164,10 @@ def run(
     host_pods: str,
     cache_dir: str,
     control_socket: str,
+    control_address: str,
+    control_cert: str,
+    control_key: str,
+    control_client_ca: str,
     scratch: str,
 ) -> None:
     """Move the data of this node's volumes until the agent is told to end.
@@ -183,6 +196,10 @@ def run(
         host_pods=host_pods,
         cache_dir=cache_dir or f"{scratch}/lighterage",
         control_socket=control_socket,
+        control_address=control_address,
+        control_cert=control_cert,
+        control_key=control_key,
+        control_client_ca=control_client_ca,
         termination_grace=termination_grace,
     )
     if check:

@@ -79,6 +79,7 @@ async def _serve(flags: AgentFlags, logging: Logging) -> None:
                 flags=flags,
                 logging=logging,
                 metrics=Metrics(flags.node, clock, version=__version__),
+                reviewer=api,
             )
             await run_agent(basis, stopping, lambda options: Movers(options, clock, environ))
 

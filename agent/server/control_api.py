@@ -13,8 +13,9 @@ import structlog
 
 from agent import __version__
 from agent.base.errors import ConfigurationError
+from agent.control.auth import ClusterGate, credentials
 from agent.control.contract import NodeState
-from agent.control.serve import Parts, serve_socket
+from agent.control.serve import Parts, SecureAddress, serve_address, serve_socket
 from agent.controllers.controllers import Controllers
 from agent.server.health import Health
 from agent.server.job_board import JobBoard
@@ -63,9 +64,26 @@ class ControlApi:
             node=self, jobs=JobBoard(basis.api, basis.flags.namespace, self._controllers), limits=self._limits
         )
         async with AsyncExitStack() as stack:
+            if basis.flags.control_address:
+                port = await stack.enter_async_context(serve_address(parts, basis.clock, self._secure()))
+                _log.info("the control API listens", address=basis.flags.control_address, port=port)
             if basis.flags.control_socket:
                 try:
                     await stack.enter_async_context(serve_socket(parts, basis.clock, Path(basis.flags.control_socket)))
                 except ConfigurationError as error:
                     _log.warning("the agent has no control socket", error=str(error))
             await asyncio.Event().wait()
+
+    def _secure(self) -> SecureAddress:
+        flags, reviewer = self._basis.flags, self._basis.reviewer
+        if not (flags.control_cert and flags.control_key) or reviewer is None:
+            raise ConfigurationError(
+                "the control API listens at an address only with a certificate",
+                hint="give --control-cert and --control-key, or leave out --control-address",
+            )
+        client_ca = Path(flags.control_client_ca) if flags.control_client_ca else None
+        return SecureAddress(
+            address=flags.control_address,
+            credentials=credentials(Path(flags.control_cert), Path(flags.control_key), client_ca),
+            gate=ClusterGate(reviewer, flags.namespace),
+        )

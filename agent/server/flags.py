@@ -68,6 +68,12 @@ class AgentFlags:
     cache_dir: str = f"{DEFAULT_SCRATCH}/lighterage"
     control_socket: str = ""
     """Where the control API listens for this pod; empty: nowhere."""
+    control_address: str = ""
+    """Where it listens for others, over TLS; empty: nowhere."""
+    control_cert: str = ""
+    control_key: str = ""
+    control_client_ca: str = ""
+    """Who signs the certificates of callers; empty: callers show tokens only."""
     termination_grace: float = 30.0
     """Seconds that Kubernetes gives the pod to end."""
 

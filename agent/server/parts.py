@@ -24,6 +24,7 @@ from agent.kube.agent_config import AgentConfig, AgentLimits
 from agent.kube.api import KubeApi
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
+from agent.kube.reviews import Reviewer
 from agent.movers.runner import WorkRunner
 from agent.observe.log import Logging
 from agent.observe.metrics import Metrics
@@ -55,6 +56,8 @@ class Basis:
     flags: AgentFlags
     logging: Logging
     metrics: Metrics
+    reviewer: Reviewer | None = None
+    """Who knows callers of the control API; None: nobody can be admitted but through the socket."""
 
 
 def exposer_settings(basis: Basis, config: LiveConfiguration, test: SelfTest) -> ExposerSettings:
