@@ -7,9 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.base.clock import SystemClock
+from agent.cli.agent_jobs import JobInfo, JobsResult, WatchLine
+from agent.cli.agent_state import LimitsResult, StatusResult
 from agent.control.client import Target, connect
 from agent.control.v1 import jobs_pb2, limits_pb2
 from agent.kube.job import Phase
@@ -88,17 +91,19 @@ async def test_the_command_line_shows_and_changes_what_the_socket_does(world: Ag
             lighter("agent", "jobs", "--unfinished", *socket),
         )
         assert status == 0
-        assert json.loads(out)["agents"][0]["node"] == NODE
-        (job,) = json.loads(listed)["jobs"]
-        assert (job["kind"], job["name"], job["phase"]) == ("PodVolumeBackup", "pvb-1", "InProgress")
-        assert json.loads(limits)["inForce"]["uploadBytesPerSecond"] == 5 << 20
+        assert msgspec.json.decode(out, type=StatusResult).agents[0].node == NODE
+        (job,) = msgspec.json.decode(listed, type=JobsResult).jobs
+        assert (job.kind, job.name, job.phase) == ("PodVolumeBackup", "pvb-1", "InProgress")
+        assert msgspec.json.decode(limits, type=LimitsResult).in_force.upload_bytes_per_second == 5 << 20
         assert "PodVolumeBackup/pvb-1" in table
         watching = asyncio.ensure_future(lighter("agent", "watch", "pvb/pvb-1", "--json", *socket))
         canceling = await lighter("agent", "cancel", "pvb/pvb-1", *socket)
         assert canceling[:2] == (0, "pvb/pvb-1 is InProgress, its end is requested\n")
         status, out, err = await watching
         assert status == 88
-        assert json.loads(out.splitlines()[-1])["job"]["phase"] == "Failed"
+        assert msgspec.json.decode(out.splitlines()[-1], type=WatchLine).job.phase == "Failed"
+        again = await lighter("agent", "cancel", "pvb/pvb-1", "--json", *socket)
+        assert msgspec.json.decode(again[1], type=JobInfo).cancel_requested
         assert json.loads(err)["error"]["code"] == "control.job-failed"
         missing = await lighter("agent", "cancel", "du/no-such", "--json", *socket)
         assert missing[0] == 84
