@@ -6,6 +6,7 @@ what a method holds is let go of at the moment when its caller leaves or its dea
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
@@ -13,7 +14,7 @@ from typing import Any, NoReturn, Protocol, TypeAlias, cast
 import grpc
 import structlog
 
-from agent.base.errors import ControlForbidden, LighterageError
+from agent.base.errors import ControlDeadline, ControlForbidden, LighterageError
 from agent.control.errors import status_of, trailers_of
 from agent.control.rights import OPEN, RIGHTS, Right
 
@@ -21,6 +22,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Answer: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 
+_STALLED_SECONDS = 300.0
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -78,12 +80,21 @@ class Border(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: Context) -> None:
             async with self._crossing(method, right, context), aclosing(_iterated(inner, request, context)) as messages:
                 async for message in messages:
-                    await context.write(message)
+                    await _written(context, message)
 
         return answer
 
     def _crossing(self, method: str, right: Right | None, context: Context) -> _Crossing:
         return _Crossing(self._gate, method, right, context)
+
+
+async def _written(context: Context, message: Any) -> None:
+    """Wait until the caller takes it. One that takes nothing holds a worker, and is not waited for for ever."""
+    try:
+        async with asyncio.timeout(_STALLED_SECONDS):
+            await context.write(message)
+    except TimeoutError:
+        raise ControlDeadline(f"the caller took nothing for {_STALLED_SECONDS:.0f} s") from None
 
 
 def _iterated(inner: Any, request: Any, context: Context) -> Any:

@@ -6,8 +6,8 @@ async with connect(Target("unix:/run/lighterage/control.sock")) as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -15,13 +15,17 @@ import grpc
 
 from agent.base.errors import UsageError
 from agent.control.errors import from_rpc
-from agent.control.v1 import jobs_pb2, limits_pb2, node_pb2
+from agent.control.v1 import jobs_pb2, limits_pb2, node_pb2, snapshots_pb2
 from agent.control.v1.jobs_pb2_grpc import JobServiceStub
 from agent.control.v1.limits_pb2_grpc import LimitServiceStub
 from agent.control.v1.node_pb2_grpc import NodeServiceStub
+from agent.control.v1.snapshots_pb2_grpc import SnapshotServiceStub
 
 ANSWER_SECONDS: Final = 30.0
 """For calls that are no streams."""
+LOOK_SECONDS: Final = 300.0
+"""For those that open a repository first."""
+_BROWSE_PAGE = 1_000
 _LOCAL = "unix:"
 _MOST_MESSAGE = 16 << 20
 
@@ -60,6 +64,7 @@ class ControlClient:
         self._node = NodeServiceStub(channel)
         self._jobs = JobServiceStub(channel)
         self._limits = LimitServiceStub(channel)
+        self._snapshots = SnapshotServiceStub(channel)
 
     async def node(self) -> node_pb2.Node:
         """What the agent is and does now."""
@@ -83,10 +88,10 @@ class ControlClient:
         call = self._jobs.GetJob(jobs_pb2.GetJobRequest(id=job), timeout=ANSWER_SECONDS)
         return (await self._asked(call)).job
 
-    async def watch(self, request: jobs_pb2.WatchJobsRequest) -> AsyncIterator[jobs_pb2.WatchJobsResponse]:
+    async def watch(self, request: jobs_pb2.WatchJobsRequest) -> AsyncGenerator[jobs_pb2.WatchJobsResponse, None]:
         """What is watched as it is, and then each change."""
-        with self._errors():
-            async for message in self._jobs.WatchJobs(request):
+        async with aclosing(self._streamed(self._jobs.WatchJobs(request))) as messages:
+            async for message in messages:
                 yield message
 
     async def cancel(self, job: jobs_pb2.JobId) -> jobs_pb2.Job:
@@ -108,6 +113,64 @@ class ControlClient:
         """Back to what the configuration says."""
         call = self._limits.ResetLimits(limits_pb2.ResetLimitsRequest(), timeout=ANSWER_SECONDS)
         return (await self._asked(call)).limits
+
+    async def snapshots(
+        self, repository: snapshots_pb2.Repository, source: str = ""
+    ) -> AsyncIterator[snapshots_pb2.Snapshot]:
+        """All snapshots of a repository, or of one source, newest first."""
+        request = snapshots_pb2.ListSnapshotsRequest(repository=repository, source=source)
+        while True:
+            answer = await self._asked(self._snapshots.ListSnapshots(request, timeout=LOOK_SECONDS))
+            for snapshot in answer.snapshots:
+                yield snapshot
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return
+
+    async def browse(
+        self, repository: snapshots_pb2.Repository, snapshot: str, path: bytes
+    ) -> AsyncIterator[snapshots_pb2.Entry]:
+        """What lies in a folder of a snapshot, in stored order."""
+        request = snapshots_pb2.BrowseSnapshotRequest(
+            repository=repository, snapshot=snapshot, path=path, page_size=_BROWSE_PAGE
+        )
+        while True:
+            answer = await self._asked(self._snapshots.BrowseSnapshot(request, timeout=LOOK_SECONDS))
+            for entry in answer.entries:
+                yield entry
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return
+
+    async def read(
+        self, repository: snapshots_pb2.Repository, snapshot: str, path: bytes
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of a file, piece by piece."""
+        request = snapshots_pb2.ReadFileRequest(repository=repository, snapshot=snapshot, path=path)
+        async with aclosing(self._streamed(self._snapshots.ReadFile(request))) as answers:
+            async for answer in answers:
+                yield answer.data
+
+    async def restore(
+        self, request: snapshots_pb2.RestorePathRequest
+    ) -> AsyncGenerator[snapshots_pb2.RestorePathResponse, None]:
+        """Progress, and at the end the result. The restore ends when nobody listens any more."""
+        async with aclosing(self._streamed(self._snapshots.RestorePath(request))) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def verify(self, request: snapshots_pb2.VerifySnapshotRequest) -> snapshots_pb2.VerifySnapshotResponse:
+        """Whether a snapshot can be restored."""
+        return await self._asked(self._snapshots.VerifySnapshot(request))
+
+    async def _streamed(self, call: grpc.aio.UnaryStreamCall[Any, _T]) -> AsyncGenerator[_T, None]:
+        """What comes. When nobody listens any more, the agent hears of it at once."""
+        with self._errors():
+            try:
+                async for message in call:
+                    yield message
+            finally:
+                call.cancel()
 
     async def _asked(self, call: Awaitable[_T]) -> _T:
         with self._errors():

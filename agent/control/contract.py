@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from agent.kube.job import Phase
-from agent.movers.spec import Progress
+from agent.movers.runner import WorkRunner
+from agent.movers.spec import JobSpec, Look, Progress, RestoreTree, Secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,4 +129,28 @@ class Node(Protocol):
 
     def state(self) -> NodeState:
         """As it is now."""
+        ...
+
+
+class Repositories(Protocol):
+    """Repositories of Velero, and workers of this agent that open them."""
+
+    @property
+    def runner(self) -> WorkRunner:
+        """The workers."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where small private files may be made."""
+        ...
+
+    async def job(
+        self, volume_namespace: str, storage_location: str, work: Look | RestoreTree
+    ) -> tuple[JobSpec, Secrets]:
+        """What to give to a worker. Raises `LocationError`, `RepositoryError`, `KubeError`."""
+        ...
+
+    async def volume(self, pod_namespace: str, pod: str, volume: str) -> str:
+        """The folder that is a volume of a pod of this node. Raises `ExposeError` when there is none."""
         ...

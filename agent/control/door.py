@@ -14,7 +14,7 @@ import struct
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -45,16 +45,17 @@ class Door:
 
     inside: Path
     admits: Callable[[int], bool]
-    _open: int = 0
+    _open: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
 
     async def welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Look at one caller, and carry bytes for it until one side leaves."""
         uid = peer_uid(writer.get_extra_info("socket"))
-        if not self.admits(uid) or self._open >= _MOST_CONNECTIONS:
-            _log.warning("a connection to the control socket was turned away", uid=uid, open=self._open)
+        task = asyncio.current_task()
+        if task is None or not self.admits(uid) or len(self._open) >= _MOST_CONNECTIONS:
+            _log.warning("a connection to the control socket was turned away", uid=uid, open=len(self._open))
             writer.close()
             return
-        self._open += 1
+        self._open[task] = writer
         try:
             inner_reader, inner_writer = await asyncio.open_unix_connection(str(self.inside))
             await _either(_carry(reader, inner_writer), _carry(inner_reader, writer))
@@ -62,8 +63,15 @@ class Door:
         except OSError as error:
             _log.warning("a connection to the control socket was lost", error=str(error))
         finally:
-            self._open -= 1
+            del self._open[task]
             writer.close()
+
+    async def close(self) -> None:
+        """See every caller out."""
+        tasks = list(self._open)
+        for writer in self._open.values():
+            writer.close()
+        await asyncio.gather(*tasks)
 
 
 @asynccontextmanager
@@ -88,6 +96,7 @@ async def listening(path: Path, *, admits: Callable[[int], bool] = own_or_root) 
         finally:
             server.close()
             _remove(path)
+            await door.close()
 
 
 def _bound(path: Path) -> socket.socket:

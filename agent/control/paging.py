@@ -33,17 +33,19 @@ def page_size(asked: int) -> int:
 
 def page(items: Iterable[_T], key: Callable[[_T], PageKey], size: int, token: str) -> tuple[list[_T], str]:
     """The page of `items` after `token`, by key, and the token of the next one. Raises `UsageError`."""
-    after = _decode(token) if token else None
+    after = decode_token(token) if token else None
     rest = sorted((item for item in items if after is None or key(item) > after), key=key)
     chosen = rest[:size]
-    return chosen, _encode(key(chosen[-1])) if len(rest) > size else ""
+    return chosen, encode_token(key(chosen[-1])) if len(rest) > size else ""
 
 
-def _encode(key: PageKey) -> str:
+def encode_token(key: PageKey) -> str:
+    """The token of the page behind `key`."""
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(key)).decode()
 
 
-def _decode(token: str) -> PageKey:
+def decode_token(token: str) -> PageKey:
+    """The key in a token. Raises `UsageError`."""
     try:
         if len(token) > _MOST_TOKEN:
             raise ValueError

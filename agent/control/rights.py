@@ -44,6 +44,11 @@ RIGHTS: Final[Mapping[str, Right]] = {
         "LimitService/GetLimits": Right("get", "limits"),
         "LimitService/SetLimits": Right("update", "limits"),
         "LimitService/ResetLimits": Right("update", "limits"),
+        "SnapshotService/ListSnapshots": Right("list", "snapshots"),
+        "SnapshotService/BrowseSnapshot": Right("get", "snapshots"),
+        "SnapshotService/ReadFile": Right("get", "snapshots", "files"),
+        "SnapshotService/RestorePath": Right("restore", "snapshots"),
+        "SnapshotService/VerifySnapshot": Right("verify", "snapshots"),
     }.items()
 }
 """By the full name of the method. Health and reflection, which tell nothing of jobs, need none."""

@@ -18,18 +18,20 @@ from agent.base.clock import Clock
 from agent.base.errors import ConfigurationError
 from agent.control import door
 from agent.control.border import Border, Gate, OpenGate
-from agent.control.contract import Jobs, Limits, Node
+from agent.control.contract import Jobs, Limits, Node, Repositories
 from agent.control.job_service import JobServicer
 from agent.control.limit_service import LimitServicer
 from agent.control.node_service import NodeServicer
-from agent.control.v1 import jobs_pb2, limits_pb2, node_pb2
+from agent.control.snapshot_service import SnapshotServicer
+from agent.control.v1 import jobs_pb2, limits_pb2, node_pb2, snapshots_pb2
 from agent.control.v1.jobs_pb2_grpc import add_JobServiceServicer_to_server
 from agent.control.v1.limits_pb2_grpc import add_LimitServiceServicer_to_server
 from agent.control.v1.node_pb2_grpc import add_NodeServiceServicer_to_server
+from agent.control.v1.snapshots_pb2_grpc import add_SnapshotServiceServicer_to_server
 
 SERVICES: Final = tuple(
     service.full_name
-    for module in (node_pb2, jobs_pb2, limits_pb2)
+    for module in (node_pb2, jobs_pb2, limits_pb2, snapshots_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 )
 """Full names of ours."""
@@ -52,6 +54,7 @@ class Parts:
     node: Node
     jobs: Jobs
     limits: Limits
+    repositories: Repositories
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,7 @@ async def _server(parts: Parts, clock: Clock, gate: Gate) -> grpc.aio.Server:
     add_NodeServiceServicer_to_server(NodeServicer(parts.node), server)
     add_JobServiceServicer_to_server(JobServicer(parts.jobs, parts.node.state().name, clock), server)
     add_LimitServiceServicer_to_server(LimitServicer(parts.limits), server)
+    add_SnapshotServiceServicer_to_server(SnapshotServicer(parts.repositories), server)
     healthy = aio.HealthServicer()
     for name in SERVICES:
         await healthy.set(name, HealthCheckResponse.SERVING)

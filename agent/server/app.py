@@ -45,6 +45,7 @@ from agent.server.in_force import ConfigurationInForce
 from agent.server.live_configuration import LiveConfiguration
 from agent.server.liveness import LeaseLiveness
 from agent.server.mounts import MountTable
+from agent.server.open_repositories import OpenRepositories
 from agent.server.starting import Starting
 from agent.server.stopping import Stopping
 
@@ -199,7 +200,14 @@ class Agent:
                 self._config.run(),
                 self._refresh_definitions(),
                 controllers.run(),
-                ControlApi(basis, found.test, controllers, in_force.limits, self._health).run(),
+                ControlApi(
+                    basis,
+                    found.test,
+                    controllers,
+                    in_force.limits,
+                    self._health,
+                    OpenRepositories(basis, self._config, in_force.limits, workers, settings.volumes),
+                ).run(),
             ]
             if found.test.pod_volumes:
                 done_folders = DoneFolders(basis.api, settings.volumes, basis.clock, basis.rng)

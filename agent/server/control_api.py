@@ -20,6 +20,7 @@ from agent.controllers.controllers import Controllers
 from agent.server.health import Health
 from agent.server.job_board import JobBoard
 from agent.server.live_limits import LiveLimits
+from agent.server.open_repositories import OpenRepositories
 from agent.server.parts import Basis
 from agent.server.self_test import SelfTest
 
@@ -30,13 +31,20 @@ class ControlApi:
     """Of one agent. Implements `agent.control.contract.Node`."""
 
     def __init__(
-        self, basis: Basis, test: SelfTest, controllers: Controllers, limits: LiveLimits, health: Health
+        self,
+        basis: Basis,
+        test: SelfTest,
+        controllers: Controllers,
+        limits: LiveLimits,
+        health: Health,
+        repositories: OpenRepositories,
     ) -> None:
         self._basis = basis
         self._test = test
         self._controllers = controllers
         self._limits = limits
         self._health = health
+        self._repositories = repositories
         self._started_ns = basis.clock.now_ns()
 
     def state(self) -> NodeState:
@@ -61,7 +69,10 @@ class ControlApi:
         """Answer until canceled. Raises `ConfigurationError`."""
         basis = self._basis
         parts = Parts(
-            node=self, jobs=JobBoard(basis.api, basis.flags.namespace, self._controllers), limits=self._limits
+            node=self,
+            jobs=JobBoard(basis.api, basis.flags.namespace, self._controllers),
+            limits=self._limits,
+            repositories=self._repositories,
         )
         async with AsyncExitStack() as stack:
             if basis.flags.control_address:

@@ -94,6 +94,19 @@ def leftovers(settings: ExposerSettings, exposers: Exposers, metrics: Metrics) -
     return CountedSweeps(Leftovers(settings, by_kind), metrics)
 
 
+def object_jobs(basis: Basis, config: LiveConfiguration) -> ObjectJobs:
+    """From objects, and from what callers ask, to jobs."""
+    return ObjectJobs(
+        basis.api,
+        basis.flags.namespace,
+        basis.clock,
+        lambda: replace(config(), limits=AgentLimits()),  # controllers share the node's limits among running jobs
+        environ=basis.environ,
+        cache_dir=basis.flags.cache_dir,
+        hide=basis.logging.redaction.hide,
+    )
+
+
 def controllers(
     basis: Basis,
     config: LiveConfiguration,
@@ -109,15 +122,7 @@ def controllers(
 ) -> Controllers:
     """The four controllers with all that they call."""
     flags = basis.flags
-    jobs = ObjectJobs(
-        basis.api,
-        flags.namespace,
-        basis.clock,
-        lambda: replace(config(), limits=AgentLimits()),  # controllers share the node's limits among running jobs
-        environ=basis.environ,
-        cache_dir=flags.cache_dir,
-        hide=basis.logging.redaction.hide,
-    )
+    jobs = object_jobs(basis, config)
     options = ControllerOptions(
         node=flags.node,
         namespace=flags.namespace,

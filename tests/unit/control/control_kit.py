@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,11 +17,47 @@ from agent.control.contract import JobState, NodeState
 from agent.control.serve import Parts
 from agent.kube.agent_config import AgentLimits
 from agent.kube.job import Phase
-from agent.movers.spec import Progress
+from agent.movers.answers import Answer, EntryItem, Piece, SnapshotItem, Verdict
+from agent.movers.protocol import encode_frame
+from agent.movers.spec import (
+    JobResult,
+    JobSpec,
+    ListFolder,
+    ListSnapshots,
+    Look,
+    Progress,
+    RateLimits,
+    ReadFile,
+    RestoreResult,
+    RestoreTree,
+    Secrets,
+    UrlLocation,
+    Verify,
+)
+from agent.movers.supervisor import JobCallbacks
 from agent.server.capacity import Capacity
 from agent.server.live_limits import LiveLimits
 
 NODE = "node-1"
+ANSWERS: dict[type, list[Answer]] = {
+    ListSnapshots: [
+        SnapshotItem(
+            id="s",
+            source=b"u@h:/p",
+            description=b"",
+            start_ns=1,
+            end_ns=2,
+            incomplete="",
+            total_bytes=3,
+            files=1,
+            tags={},
+        )
+    ],
+    ListFolder: [EntryItem(name=b"f", kind="f", mode=0o644, size=3, mtime_ns=-(2**63), uid=-2, gid=2**40)],
+    ReadFile: [Piece(data=b"abc")],
+    Verify: [Verdict(directories=1, files=1, files_read=1, bytes_read=3, failed=1, failures=((b"f", "c", "m"),))],
+}
+"""Also with what no volume should hold."""
 BEGIN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -68,6 +106,48 @@ class FakeNode:
         return NodeState(name=NODE, version="1.2.3", namespace="velero", started_ns=10**18, not_ready=self.not_ready)
 
 
+class FakeWorker:
+    """A `WorkRunner` whose worker answers the same to everybody, and is its own `RunningWork`."""
+
+    @asynccontextmanager
+    async def job(
+        self, spec: JobSpec, secrets: Secrets, callbacks: JobCallbacks | None = None
+    ) -> AsyncIterator[FakeWorker]:
+        if isinstance(spec.work, Look):
+            _, writer = await asyncio.open_unix_connection(spec.work.listener)
+            for answer in ANSWERS[type(spec.work.question)]:
+                writer.write(encode_frame(answer))
+            writer.close()
+        yield self
+
+    async def updates(self) -> AsyncIterator[Progress]:
+        yield Progress(bytes_done=1)
+
+    def cancel(self, reason: str = "") -> None:
+        raise AssertionError("nobody cancels it")
+
+    def set_limits(self, limits: RateLimits) -> None:
+        raise AssertionError("nobody limits it")
+
+    async def result(self) -> JobResult:
+        return RestoreResult(bytes=1, files=1, directories=0, downloaded_bytes=1, denied=0)
+
+
+class FakeRepositories:
+    """Implements `Repositories`."""
+
+    runner = FakeWorker()
+    folder = Path(tempfile.gettempdir())
+
+    async def job(
+        self, volume_namespace: str, storage_location: str, work: Look | RestoreTree
+    ) -> tuple[JobSpec, Secrets]:
+        return JobSpec(id="x", work=work, location=UrlLocation(url="file:///nowhere")), Secrets(password="p")
+
+    async def volume(self, pod_namespace: str, pod: str, volume: str) -> str:
+        return "/volume"
+
+
 class World:
     """What an agent tells and does, for one test."""
 
@@ -84,7 +164,7 @@ class World:
 
     @property
     def parts(self) -> Parts:
-        return Parts(node=self.node, jobs=self.jobs, limits=self.limits)
+        return Parts(node=self.node, jobs=self.jobs, limits=self.limits, repositories=FakeRepositories())
 
 
 def local(path: Path) -> AbstractAsyncContextManager[ControlClient]:

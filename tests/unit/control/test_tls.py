@@ -28,12 +28,13 @@ from agent.control.auth import ClusterGate, credentials
 from agent.control.client import ControlClient, Target, connect
 from agent.control.rights import RIGHTS
 from agent.control.serve import SecureAddress, serve_address
-from agent.control.v1 import jobs_pb2, limits_pb2
+from agent.control.v1 import jobs_pb2, limits_pb2, snapshots_pb2
 from agent.kube.reviews import Identity
 from agent.testing.fake_reviewer import FakeReviewer
 from tests.unit.control.control_kit import NODE, World, job
 
 JOB = jobs_pb2.JobId(kind=jobs_pb2.JOB_KIND_DATA_UPLOAD, name="a")
+APP = snapshots_pb2.Repository(volume_namespace="app", storage_location="default")
 ALICE = Identity("alice", ("backup-admins",), "uid-1")
 
 
@@ -160,6 +161,15 @@ METHODS: dict[str, Callable[[ControlClient], Awaitable[object]]] = {
     "LimitService/GetLimits": lambda client: client.limits(),
     "LimitService/SetLimits": lambda client: client.set_limits(limits_pb2.Limits(concurrency=3)),
     "LimitService/ResetLimits": lambda client: client.reset_limits(),
+    "SnapshotService/ListSnapshots": lambda client: anext(client.snapshots(APP)),
+    "SnapshotService/BrowseSnapshot": lambda client: anext(client.browse(APP, "s", b"")),
+    "SnapshotService/ReadFile": lambda client: anext(client.read(APP, "s", b"f")),
+    "SnapshotService/RestorePath": lambda client: anext(
+        client.restore(snapshots_pb2.RestorePathRequest(repository=APP, snapshot="s"))
+    ),
+    "SnapshotService/VerifySnapshot": lambda client: client.verify(
+        snapshots_pb2.VerifySnapshotRequest(repository=APP, snapshot="s")
+    ),
 }
 
 
