@@ -257,7 +257,7 @@ class RunningJob:
                 self._channel.post(Cancel(reason=reason))
 
     def set_limits(self, limits: RateLimits) -> None:
-        """From now on. Also before the worker has heard of the job."""
+        """From now on; before the worker has its job, from its start."""
         self._limits = limits
         if self._channel is not None:
             self._channel.post(SetLimits(limits=limits))
@@ -309,10 +309,10 @@ class RunningJob:
             if self._verdict is not None:
                 channel.abort()
             await channel.send(Start(version=VERSION, spec=self.spec, secrets=secrets))
-            if self._canceled is not None:
-                channel.post(Cancel(reason=self._canceled[1]))
             if self._limits is not None:
                 channel.post(SetLimits(limits=self._limits))
+            if self._canceled is not None:
+                channel.post(Cancel(reason=self._canceled[1]))
             while finished is None and (message := await channel.receive()) is not None:
                 self._heard = self._clock.monotonic()
                 if isinstance(message, Finished):
