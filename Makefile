@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv native lint types layers unit storage interop crash test demo bench lock clean
+.PHONY: help venv native lint types layers unit storage interop crash controlplane test demo bench generated lock clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,8 @@ layers: venv  ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
 unit: venv  ## unit and property tests
+	@hack/tool helm >/dev/null
+	@hack/system-packages prometheus
 	$(BIN)/pytest tests/unit -n 2
 
 storage: venv  ## storage tests against real servers on loopback
@@ -42,6 +44,10 @@ interop: venv  ## against a live kopia, both ways
 crash: venv  ## die, fail, cancel at any point (CRASH_SEED=n repeats a run)
 	$(BIN)/pytest tests/crash -n 2
 
+controlplane: venv  ## the agent on a real API server, with CSI and Velero; only kubelet and scheduler are played
+	@hack/system-packages etcd-server
+	$(BIN)/pytest tests/controlplane
+
 test: lint types layers unit storage interop crash  ## everything that has to pass
 
 demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
@@ -49,6 +55,9 @@ demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
 
 bench: venv  ## beside kopia and restic on the same data (ROW=small, STORE=s3, ROUNDS=n)
 	$(BIN)/python -m hack.bench $(addprefix --row ,$(ROW)) $(if $(STORE),--store $(STORE)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+generated: venv  ## files that are made from code: references, dashboard, rules for Prometheus' operator
+	for name in cli_docs config_docs metrics_docs permissions_docs troubleshooting_docs dashboard prometheus_rule; do $(BIN)/python -m hack.$$name; done
 
 lock: venv  ## resolve the pinned versions anew
 	$(BIN)/python -m pip install --quiet uv

@@ -127,6 +127,9 @@ class Agent:
         self._nodes: Informer[Node] = Informer(api, NODES, clock, rng)
         self._liveness = LeaseLiveness(api, clock, rng, self._nodes, node=flags.node, namespace=flags.namespace)
         self._health = Health(clock, hears_the_server=lambda: self._nodes.is_synced and self._nodes.last_error is None)
+        basis.metrics.show_health(
+            ready=lambda: not self._health.unready(), configured=lambda: not self._config.is_refused
+        )
         self._controllers: Controllers | None = None
 
     async def run(self, stopping: Stopping) -> None:
