@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(VENV)/.installed: pyproject.toml requirements.lock requirements-test.lock agent/native/*.c agent/native/*.h
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-test.lock setup.py proto/*/*/*.proto agent/native/*.c agent/native/*.h
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-test.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -17,9 +17,11 @@ $(VENV)/.installed: pyproject.toml requirements.lock requirements-test.lock agen
 
 venv: $(VENV)/.installed  ## .venv with the pinned libraries, the native module and the `lighter` command
 
-lint: venv  ## ruff: style and format
+lint: venv  ## ruff and buf: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/buf lint proto
+	$(BIN)/buf format --exit-code --diff proto
 
 types: venv  ## mypy --strict
 	$(BIN)/mypy
@@ -63,4 +65,4 @@ lock: venv  ## resolve the pinned versions anew
 	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.11 --extra test -c requirements.lock pyproject.toml requirements-build.in -o requirements-test.lock
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) build dist *.egg-info agent/_native*.so
+	rm -rf $(VENV) build dist *.egg-info agent/_native*.so agent/control/v1

@@ -48,6 +48,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "snapshot": "Snapshots",
     "mover": "Workers",
     "kube": "The API server",
+    "control": "The control API",
 }
 """Title by the first part of a code; everything else comes first."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.base.clock import Clock
 from agent.base.errors import CanceledError, PartialSnapshot, SnapshotError, SnapshotNotFound
+from agent.movers.look import look
 from agent.movers.protocol import Metric
 from agent.movers.spec import (
     Backup,
@@ -24,6 +25,7 @@ from agent.movers.spec import (
     GivenParent,
     JobResult,
     JobSpec,
+    Look,
     NewestParent,
     NoParent,
     Progress,
@@ -147,6 +149,8 @@ class Execution:
             async with Repository.open(storage, self._secrets.password, options=options) as repository:
                 if isinstance(work, Backup):
                     return await self._back_up(repository, storage, work)
+                if isinstance(work, Look):
+                    return await look(repository, work)
                 return await self._restore(repository, storage, work)
 
     @asynccontextmanager

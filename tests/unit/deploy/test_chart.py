@@ -197,8 +197,8 @@ def test_our_configuration_becomes_a_configmap_that_the_agent_reads(render: Rend
 
 def test_without_host_paths_and_credentials_nothing_of_them_is_left(render: Render) -> None:
     objects = render({"hostPaths": False, "credentialsSecret": ""})
-    assert [volume["name"] for volume in agent_pod(objects)["volumes"]] == ["scratch", "tmp"]
-    assert [mount["name"] for mount in agent_container(objects)["volumeMounts"]] == ["scratch", "tmp"]
+    assert [volume["name"] for volume in agent_pod(objects)["volumes"]] == ["scratch", "tmp", "run"]
+    assert [mount["name"] for mount in agent_container(objects)["volumeMounts"]] == ["scratch", "tmp", "run"]
     assert "AWS_SHARED_CREDENTIALS_FILE" not in {variable["name"] for variable in agent_container(objects)["env"]}
 
 
