@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// faults is the path of the file that a test writes to make calls fail or dawdle; no file, no faults:
+//
+//	{"fail": {"CreateVolume": "the backend is full"}, "delaySeconds": {"NodeStageVolume": 5}, "snapshotReadySeconds": 20}
+//
+// Calls are named as in the CSI specification. A test replaces the file by renaming another one onto it.
+type faults string
+
+type faultFile struct {
+	Fail                 map[string]string
+	DelaySeconds         map[string]float64
+	SnapshotReadySeconds float64
+}
+
+func (f faults) read() (faultFile, error) {
+	var asked faultFile
+	if f == "" {
+		return asked, nil
+	}
+	text, err := os.ReadFile(string(f))
+	if errors.Is(err, fs.ErrNotExist) {
+		return asked, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &asked)
+	}
+	if err != nil {
+		return asked, status.Errorf(codes.Internal, "the file of faults: %v", err)
+	}
+	return asked, nil
+}
+
+// snapshotReady says when a snapshot that was made at a time can be used.
+func (f faults) snapshotReady(created time.Time) (bool, error) {
+	asked, err := f.read()
+	return time.Since(created) >= seconds(asked.SnapshotReadySeconds), err
+}
+
+func (f faults) interceptor(ctx context.Context, request any, call *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	asked, err := f.read()
+	if err != nil {
+		return nil, err
+	}
+	name := path.Base(call.FullMethod)
+	if delay := seconds(asked.DelaySeconds[name]); delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+	}
+	if message := asked.Fail[name]; message != "" {
+		return nil, status.Error(codes.Internal, message)
+	}
+	return handle(ctx, request)
+}
+
+func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
+
+// logCalls writes a line for each call that is not mere polling.
+func logCalls(ctx context.Context, request any, call *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	started := time.Now()
+	answer, err := handle(ctx, request)
+	if name := path.Base(call.FullMethod); name != "Probe" && !strings.HasSuffix(name, "Capabilities") {
+		log.Printf("%s %v -> %v, %v (%v)", name, request, answer, err, time.Since(started).Round(time.Millisecond))
+	}
+	return answer, err
+}
