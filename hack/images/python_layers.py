@@ -1,8 +1,8 @@
 """Layers of Python: the interpreter with its shared libraries; the pinned requirements; the project's wheel.
 
-They are split by how often they change. What never runs in a container is left out: tests, the interactive tools of the
-library, service descriptions of botocore other than the ones that are used. Byte code is in, as files that are not checked
-against their source: the agent starts in less time, and runs with a read-only root file system.
+They are split by how often they change. What never runs in a container is left out: tests, the interactive tools of
+the library, service descriptions of botocore other than the ones that are used. Byte code is in, as files that are not
+checked against their source: the agent starts in less time, and runs with a read-only root file system.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _linked(binaries: Iterable[Path]) -> set[Path]:
 
 
 def _copy_libraries(root: Path, libraries: set[Path], beyond: Iterable[Path] = ()) -> None:
-    """Each where the loader looks: in the place it has here, or among the system's when it lies with the interpreter."""
+    """Each where the loader looks: its place here, or among the system's when it came with the interpreter."""
     triplet = sysconfig.get_config_var("MULTIARCH") or ""
     known = set(beyond)
     for library in sorted(libraries):

@@ -4,7 +4,7 @@ Etcd, the control plane, containerd, the kubelet, a CSI driver with snapshots an
 one process that has its own mount, network, process and cgroup namespaces; Velero and the node agent are pods. Ending
 that one process ends everything.
 
-Outside of the namespaces: `__main__` (the commands), `namespaces` (start, enter, end), `tools` (where programs come from).
-Inside: `init` (process 1), which starts what `control_plane`, `runtime` and `storage` describe and keeps it alive through
-`daemons`; `velero` then installs Velero and the agent through the API server. `layout` says where things lie.
+Outside of the namespaces: `__main__` (the commands), `namespaces` (start, enter, end), `tools` (where programs come
+from). Inside: `init` (process 1) starts what `control_plane`, `runtime` and `storage` describe and keeps it alive
+through `daemons`; `velero` then installs Velero and the agent through the API server. `layout` says where things lie.
 """

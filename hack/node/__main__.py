@@ -101,6 +101,8 @@ def shell() -> None:
 def _enter(command: list[str]) -> None:
     environment = {**namespaces.environment(_LAYOUT)}
     environment.pop("PYTHONPATH", None)
+    # Says to tests that they can take processes of the node away (`hold`).
+    environment["LIGHTERAGE_CLUSTER_RUN"] = str(_LAYOUT.run)
     try:
         inside = namespaces.command_inside(_LAYOUT, command)
     except StartFailed as error:

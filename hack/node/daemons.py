@@ -1,7 +1,7 @@
-"""The cluster's long-running processes: started in order, started anew when they die, kept down while a test wants it.
+"""The cluster's long-running processes: started in order, started anew when they die, kept down while a test says so.
 
-Level-triggered: `Daemons.look` compares what should run with what runs. A file `held/NAME` says that NAME should not run,
-which is how a test takes the API server or the object store away and gives it back.
+Level-triggered: `Daemons.look` compares what should run with what runs. A file `held/NAME` says that NAME should not
+run, which is how a test takes the API server or the object store away and gives it back.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class StartFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """One process: its name (of its log, and for `held`), its command line, what it sees of the environment beyond ours."""
+    """One process: its name (of its log, and for `held`), its command line, its environment beyond ours."""
 
     name: str
     command: Sequence[str | Path]

@@ -32,7 +32,7 @@ _LIFETIME = datetime.timedelta(days=3650)
 
 
 def make_keys(layout: Layout) -> None:
-    """Make what is not there: an authority, a certificate for each user and server, kubeconfigs, service account keys."""
+    """Make what is not there: an authority, certificates of users and servers, kubeconfigs, service account keys."""
     if layout.kubeconfig().exists():
         return
     layout.keys.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Unmodified Velero with its plug-in for AWS, and the node agent: the stock one or ours. Runs inside the namespaces.
 
-The objects are those that `velero install --use-node-agent` makes. For our agent only the image of the DaemonSet differs,
-which is the promise of a drop-in replacement.
+The objects are those that `velero install --use-node-agent` makes. For our agent only the image of the DaemonSet
+differs, which is the promise of a drop-in replacement.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from hack.node.tools import tool
 
 AGENTS: Final = ("lighterage", "stock")
 _S3_URL: Final = f"http://{NODE_IP}:{S3_PORT}"
-_SERVER_OPTIONS: Final = ("--item-operation-sync-frequency=1s",)
-"""Velero asks after data movement every ten seconds by default, which hides what the agent takes."""
+_SERVER_OPTIONS: Final = ("--item-operation-sync-frequency=1s", "--concurrent-backups=4")
+"""Velero asks after data movement every ten seconds by default, which hides what the agent takes; and it makes one
+backup after the other, which would let tests wait for one another."""
 _AGENT_OPTIONS: Final = ("--data-mover-prepare-timeout=40s",)
 
 
