@@ -38,9 +38,8 @@ def test_files_come_back_equal(
 
 def test_device_comes_back_equal(applications: Applications, assert_equal: Comparison, velero: Velero) -> None:
     app = applications.deploy(Volume("device", kind="block", size="64Mi"))
-    app.shell(
-        "dd if=/dev/urandom of=/dev/device bs=1M count=8 && dd if=/dev/urandom of=/dev/device bs=1M seek=40 count=4"
-    )
+    app.shell("dd if=/dev/urandom of=/dev/device bs=1M count=8")
+    app.shell("dd if=/dev/urandom of=/dev/device bs=1M count=4 seek=40 && sync")
     before = app.content()
 
     velero.backup(app.namespace, app.namespace, MOVE)

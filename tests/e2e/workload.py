@@ -26,7 +26,7 @@ _TIME: Final = 3
 
 
 def differences(before: dict[str, Content], after: dict[str, Content], *, by_stock: bool = False) -> list[str]:
-    """What a restore did not bring back, in words. `by_stock`: times that the stock agent does not keep are not asked."""
+    """What a restore did not bring back, in words; `by_stock`: without the times that the stock agent does not keep."""
     found = [f"volume {volume}: there is no such" for volume in before.keys() ^ after.keys()]
     for volume in before.keys() & after.keys():
         then, now = before[volume], after[volume]
