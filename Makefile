@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv native lint types layers unit storage interop crash test demo bench lock clean
+.PHONY: help venv native lint types layers unit storage interop crash controlplane test demo bench lock clean
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,10 @@ interop: venv  ## against a live kopia, both ways
 
 crash: venv  ## die, fail, cancel at any point (CRASH_SEED=n repeats a run)
 	$(BIN)/pytest tests/crash -n 2
+
+controlplane: venv  ## the agent on a real API server, with CSI and Velero; only kubelet and scheduler are played
+	@hack/system-packages etcd-server
+	$(BIN)/pytest tests/controlplane
 
 test: lint types layers unit storage interop crash  ## everything that has to pass
 

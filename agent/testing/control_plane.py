@@ -5,8 +5,8 @@
         plane.api_server.kill()
 
 What a fake cannot be held to is tried on this one: schemas, admission, garbage collection, the volume binder, watches
-as they are. It takes seconds to start and knows no kubelet and no scheduler: see `simulated_node`. `control_plane_csi` adds
-volumes and snapshots, `control_plane_velero` the server of Velero.
+as they are. It takes seconds to start and knows no kubelet and no scheduler: see `simulated_node`. `control_plane_csi`
+adds volumes and snapshots, `control_plane_velero` the server of Velero.
 
 The programs come from `hack/tool`, etcd from PATH or `$KUBEBUILDER_ASSETS` (Debian: etcd-server).
 """
@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, cast
 
 from agent.testing.control_plane_keys import Keys, write_kubeconfig
 from agent.testing.control_plane_process import ChildProgram, tool
@@ -48,6 +48,7 @@ class ControlPlane:
         self._node_grace = node_grace
         self._stack = ExitStack()
         self._context: ssl.SSLContext | None = None
+        self._etcd_port = 0
         self.port = 0
         self.kubeconfig = self.folder / "admin.kubeconfig"
         """Of a user that may do anything."""
@@ -75,15 +76,15 @@ class ControlPlane:
     def _start(self, stack: ExitStack) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.keys = Keys(self.folder / "keys")
-        client, peer, self.port, manager = free_ports(4)
+        self._etcd_port, peer, self.port, manager = free_ports(4)
         data = stack.enter_context(_memory_folder())
-        self.etcd = self._program("etcd", _etcd_command(Path(data), client, peer))
+        self.etcd = self._program("etcd", _etcd_command(Path(data), self._etcd_port, peer))
         certificate, key = self.keys.issue("kube-apiserver")
         self.api_server = self._program(
             "kube-apiserver",
             [
                 tool("kube-apiserver"),
-                f"--etcd-servers=http://127.0.0.1:{client}",
+                f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
                 "--bind-address=127.0.0.1",
                 "--advertise-address=127.0.0.1",
                 f"--secure-port={self.port}",
@@ -173,6 +174,23 @@ class ControlPlane:
         self.api_server.start()
         self.wait_ready()
 
+    def compact(self) -> None:
+        """Make etcd forget every version but the newest."""
+        header = cast(Manifest, self._ask_etcd("range", {"key": "AA=="})["header"])
+        self._ask_etcd("compaction", {"revision": header["revision"], "physical": True})
+
+    def _ask_etcd(self, what: str, body: Manifest) -> Manifest:
+        connection = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=10)
+        try:
+            connection.request("POST", f"/v3/kv/{what}", json.dumps(body))
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            if answer.status != 200:
+                raise RuntimeError(f"etcd refused {what}: {text}")
+            return cast(Manifest, json.loads(text))
+        finally:
+            connection.close()
+
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What `kubectl` prints, as admin. Raises `RuntimeError` with what it complained about."""
         done = self.try_kubectl(*arguments, stdin=stdin)
@@ -182,8 +200,10 @@ class ControlPlane:
 
     def try_kubectl(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run `kubectl` as admin, whatever comes of it."""
-        command = [tool("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, env=clean_environment())
+        command = [str(tool("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, env=clean_environment()
+        )
 
     def apply(self, *manifests: Mapping[str, Json] | Path) -> None:
         """Create or change objects: given as they are, or in files."""
@@ -217,7 +237,9 @@ def _etcd_command(data: Path, client: int, peer: int) -> list[str]:
     assets = Path(os.environ.get("KUBEBUILDER_ASSETS", "/nonexistent")) / "etcd"
     program = str(assets) if assets.exists() else shutil.which("etcd")
     if program is None:
-        raise RuntimeError("there is no etcd: run `hack/system-packages etcd-server`, or name a folder by KUBEBUILDER_ASSETS")
+        raise RuntimeError(
+            "there is no etcd: run `hack/system-packages etcd-server`, or name a folder by KUBEBUILDER_ASSETS"
+        )
     return [
         program,
         f"--data-dir={data}",

@@ -68,7 +68,9 @@ class Keys:
         return builder.sign(self._authority_key, hashes.SHA256())
 
 
-def write_kubeconfig(path: Path, server: str, authority: Path, user: dict[str, str], namespace: str = "default") -> Path:
+def write_kubeconfig(
+    path: Path, server: str, authority: Path, user: dict[str, str], namespace: str = "default"
+) -> Path:
     """A kubeconfig (JSON is YAML) for one user: `client-certificate` and `client-key`, or `token`."""
     config = {
         "apiVersion": "v1",

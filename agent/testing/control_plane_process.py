@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _END_SECONDS = 5.0
@@ -19,7 +20,7 @@ def tool(name: str) -> Path:
 
     Raises `RuntimeError` when it cannot be had.
     """
-    found = subprocess.run([_TOOL, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    found = subprocess.run([_TOOL, name], capture_output=True, text=True, check=False)
     if found.returncode:
         raise RuntimeError(f"there is no {name}: {found.stderr.strip()[-_LAST_WORDS:]}")
     return Path(found.stdout.strip())
@@ -127,10 +128,8 @@ class ChildProgram:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
         self.kill()
 
     def last_words(self) -> str:

@@ -18,7 +18,7 @@ import copy
 import random
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, cast
+from typing import NoReturn
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeError, KubeUnreadable
@@ -35,7 +35,11 @@ _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _SUFFIX_LENGTH = 5
 _MAX_GENERATED_BASE = 58
 _BOOKMARK_SECONDS = 60.0
-_IMMUTABLE = ("uid", "name", "namespace", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
+_LAST_BOOKMARK_SECONDS = 2.0
+_IMMUTABLE = ("uid", "name", "namespace", "deletionTimestamp", "deletionGracePeriodSeconds")
+_KEPT = ("creationTimestamp", "generation")
+"""Of the server alone: what a patch says about them is ignored."""
+_GROUPS_WITH_GENERATION = ("velero.io", "snapshot.storage.k8s.io", "apps")
 
 _Where = tuple[str, Key]
 """Name of the resource and key."""
@@ -162,13 +166,14 @@ class FakeKube:
         selector: Selector = EVERYTHING,
         timeout: float,  # noqa: ASYNC109  # the server's, not ours
     ) -> AsyncGenerator[WatchEvent[ObjectT], None]:
-        """Changes after a version; a bookmark each minute."""
+        """Changes after a version; once there were any, bookmarks each minute and shortly before the end."""
         what = self._request("watch", resource, namespace)
         position = int(resource_version)
         if position < self._oldest:
             raise error_from_status(what, 410, "Expired", f"too old resource version: {position} ({self._oldest})")
         cut, deadline = self._cut, self._clock.monotonic() + timeout
-        bookmark = self._clock.monotonic() + _BOOKMARK_SECONDS
+        bookmark = self._next_bookmark(deadline)
+        started = newest = max(position, self._version)
         waker = asyncio.Event()
         self._wakers.add(waker)
         try:
@@ -180,6 +185,7 @@ class FakeKube:
                     if self._cut != cut:
                         return
                     position = change.version
+                    newest = max(newest, position) if change.where[0] == resource.name else newest
                     event = _event(what, change, resource, namespace, selector)
                     if event is not None:
                         yield event
@@ -187,9 +193,9 @@ class FakeKube:
                 if now >= deadline:
                     return
                 if now >= bookmark:
-                    bookmark = now + _BOOKMARK_SECONDS
-                    position = self._version
-                    yield WatchEvent(EventType.BOOKMARK, str(position))
+                    bookmark = self._next_bookmark(deadline)
+                    if newest > started:
+                        yield WatchEvent(EventType.BOOKMARK, str(newest))
                     continue
                 if position == self._version or not self._changes_after(position):
                     await wait_for_event(self._clock, waker, min(deadline, bookmark) - now)
@@ -208,7 +214,9 @@ class FakeKube:
             raise error_from_status(what, 422, "Invalid", "metadata is not that of a new object")
         if (resource.name, key) in self._objects:
             raise error_from_status(what, 409, "AlreadyExists", f"{resource.name} {name!r} already exists")
-        metadata.update(name=name, uid=self._uid(), creationTimestamp=self._now(), generation=1)
+        metadata.update(name=name, uid=self._uid(), creationTimestamp=self._now())
+        if resource.group in _GROUPS_WITH_GENERATION or resource.name == "pods":
+            metadata["generation"] = 1
         if resource.status_subresource:
             value.pop("status", None)
         self._store((resource.name, key), value)
@@ -238,6 +246,7 @@ class FakeKube:
             after = {**(after if not status else kept), "status": kept.get("status")}
             after = {name: value for name, value in after.items() if value is not None}
         self._check_metadata(what, before, after)
+        _metadata(after).update({name: value for name, value in _metadata(before).items() if name in _KEPT})
         if after != before:
             self._change(resource, key, before, after)
         self._fail_after("patch", resource)
@@ -299,7 +308,7 @@ class FakeKube:
         metadata = _metadata(after)
         apart = {"metadata", "status"} if resource.status_subresource else {"metadata"}
         if any(before.get(name) != after.get(name) for name in {*before, *after} - apart):
-            metadata["generation"] = int(cast(int, metadata.get("generation", 0))) + 1
+            _count_generation(metadata)
         self._store((resource.name, key), after)
         if "deletionTimestamp" in metadata and not _finalizers(after):
             self._remove((resource.name, key))
@@ -311,6 +320,7 @@ class FakeKube:
         elif "deletionTimestamp" not in _metadata(before):
             after = copy.deepcopy(before)
             _metadata(after).update(deletionTimestamp=self._now(), deletionGracePeriodSeconds=0)
+            _count_generation(_metadata(after))
             self._store(where, after)
 
     def _store(self, where: _Where, value: JsonObject) -> None:
@@ -335,6 +345,12 @@ class FakeKube:
             owners = _owners(value)
             if uid in owners and not alive & owners and where in self._objects:
                 self._delete(where)
+
+    def _next_bookmark(self, deadline: float) -> float:
+        """When a watch gets its next bookmark: in a minute, or shortly before it ends."""
+        now = self._clock.monotonic()
+        last = deadline - _LAST_BOOKMARK_SECONDS
+        return min(now + _BOOKMARK_SECONDS, last if last > now else deadline)
 
     def _changes_after(self, version: int) -> Sequence[_Change]:
         first = len(self._history)
@@ -361,6 +377,13 @@ def _metadata(value: JsonObject) -> JsonObject:
     """The metadata of an object or a patch, for reading or changing in place."""
     metadata = value.get("metadata")
     return metadata if isinstance(metadata, dict) else {}
+
+
+def _count_generation(metadata: JsonObject) -> None:
+    """Count a change of what is asked for, in kinds that count."""
+    generation = metadata.get("generation")
+    if isinstance(generation, int):
+        metadata["generation"] = generation + 1
 
 
 def _finalizers(value: JsonObject) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import random
 from contextlib import aclosing
@@ -154,12 +155,24 @@ async def test_a_watch_from_before_the_compaction_is_gone(api: FakeKube) -> None
         await _watched(api, seen.metadata.resource_version)
 
 
-async def test_a_quiet_watch_gets_bookmarks_and_ends_at_its_timeout() -> None:
+async def test_a_watch_gets_bookmarks_for_what_it_did_not_select_and_ends_at_its_timeout() -> None:
     clock = VirtualClock()
     api = FakeKube(clock, random.Random(1))
-    events = api.watch(DATA_UPLOADS, resource_version="1", timeout=150)
-    assert [event.type async for event in events] == [EventType.BOOKMARK] * 2
-    assert clock.monotonic() == 150
+    told = []
+    async for event in api.watch(DATA_UPLOADS, "elsewhere", resource_version="1", timeout=150):
+        told.append((event.type, clock.monotonic()))
+    assert (told, clock.monotonic()) == ([], 150)
+
+    async def make_others() -> None:
+        for name in "ab":
+            await clock.sleep(40)
+            await api.create(DATA_UPLOADS, upload(name))
+
+    making = asyncio.ensure_future(make_others())
+    async for event in api.watch(DATA_UPLOADS, "elsewhere", resource_version="1", timeout=150):
+        told.append((event.type, clock.monotonic() - 150))
+    await making
+    assert told == [(EventType.BOOKMARK, 60), (EventType.BOOKMARK, 120), (EventType.BOOKMARK, 148)]
 
 
 async def test_a_lost_answer_took_effect(api: FakeKube) -> None:

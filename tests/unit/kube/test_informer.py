@@ -84,8 +84,9 @@ async def test_bookmarks_keep_a_quiet_watch_from_becoming_too_old() -> None:
     cluster = Cluster()
     async with cluster.running() as informer:
         await informer.wait_synced()
-        await cluster.clock.sleep(120)  # others' changes, which no event of ours tells
-        cluster.api._version += 100
+        for name in "abc":  # others' changes, which no event of ours tells
+            await cluster.clock.sleep(40)
+            cluster.api.put_raw(DATA_UPLOADS, {"metadata": {"name": name, "namespace": "elsewhere"}})
         await cluster.clock.sleep(70)
         cluster.api.compact()
         cluster.api.cut_watches()
