@@ -15,18 +15,14 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable
-from configparser import ConfigParser
 from pathlib import Path
 from typing import Final
 
 from hack.images.layer import Recipe, hash_of
+from hack.images.packages import BIN, LIBRARY, PACKAGES, VERSION, compile_below, prune, write_commands
 from hack.node.layout import ROOT
 
-_VERSION: Final = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _PREFIX: Final = Path(sys.base_prefix)
-_LIBRARY: Final = Path("usr/local/lib") / _VERSION
-_PACKAGES: Final = _LIBRARY / "site-packages"
-_BIN: Final = Path("usr/local/bin")
 _LIBRARY_LEFT_OUT: Final = (
     "site-packages",
     "__pycache__",
@@ -58,9 +54,8 @@ _LIBRARY_LEFT_OUT: Final = (
     "readline.*",
     "xxlimited*",
 )
-_SERVICES_KEPT: Final = frozenset({"s3", "sts", "sso", "sso-oidc"})
-"""Of botocore: the store, and the ways to credentials."""
-_PACKAGES_LEFT_OUT: Final = ("tests", "test", "testing/fixtures", "*.pyi", "*.pxd", "*.pyx", "*.c", "*.h")
+_HERE: Final = Path(__file__).parent
+"""How a layer is made is part of what it depends on."""
 _CA_BUNDLES: Final = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
 
 
@@ -68,21 +63,21 @@ def interpreter() -> Recipe:
     """The running interpreter's own tree below /usr/local, what it links to, and the system's authorities."""
 
     def fill(root: Path) -> None:
-        (root / _BIN).mkdir(parents=True)
-        shutil.copyfile(_PREFIX / "bin" / _VERSION, root / _BIN / _VERSION)
-        (root / _BIN / _VERSION).chmod(0o755)
-        (root / _BIN / "python3").symlink_to(_VERSION)
-        library = _PREFIX / "lib" / _VERSION
-        shutil.copytree(library, root / _LIBRARY, ignore=shutil.ignore_patterns(*_LIBRARY_LEFT_OUT), symlinks=True)
-        _compile(root, root / _LIBRARY)
-        binaries = [root / _BIN / _VERSION, *(root / _LIBRARY).rglob("*.so")]
+        (root / BIN).mkdir(parents=True)
+        shutil.copyfile(_PREFIX / "bin" / VERSION, root / BIN / VERSION)
+        (root / BIN / VERSION).chmod(0o755)
+        (root / BIN / "python3").symlink_to(VERSION)
+        library = _PREFIX / "lib" / VERSION
+        shutil.copytree(library, root / LIBRARY, ignore=shutil.ignore_patterns(*_LIBRARY_LEFT_OUT), symlinks=True)
+        compile_below(root, root / LIBRARY)
+        binaries = [root / BIN / VERSION, *(root / LIBRARY).rglob("*.so")]
         _strip(*binaries)
         _copy_libraries(root, _linked(binaries))
         if bundle := next(filter(Path.exists, _CA_BUNDLES), None):
             (root / "etc/ssl/certs").mkdir(parents=True)
             shutil.copyfile(bundle, root / "etc/ssl/certs/ca-certificates.crt")
 
-    return Recipe("python", hash_of(sys.version, str(_PREFIX), Path(__file__)), fill)
+    return Recipe("python", hash_of(sys.version, str(_PREFIX), _HERE), fill)
 
 
 def requirements() -> Recipe:
@@ -90,14 +85,14 @@ def requirements() -> Recipe:
     lock = ROOT / "requirements.lock"
 
     def fill(root: Path) -> None:
-        packages = root / _PACKAGES
+        packages = root / PACKAGES
         _pip("install", "--no-deps", "--only-binary=:all:", "--no-compile", "--target", packages, "-r", lock)
-        shutil.rmtree(packages / "bin", ignore_errors=True)
-        _prune(packages)
-        _compile(root, packages)
+        prune(packages)
+        _strip(*packages.rglob("*.so"))
+        compile_below(root, packages)
         _copy_libraries(root, _linked(packages.rglob("*.so*")), beyond=interpreter_libraries())
 
-    return Recipe("requirements", hash_of(sys.version, lock, Path(__file__)), fill)
+    return Recipe("requirements", hash_of(sys.version, lock, _HERE), fill)
 
 
 def project() -> Recipe:
@@ -105,7 +100,7 @@ def project() -> Recipe:
     inputs = (ROOT / "agent", ROOT / "pyproject.toml", ROOT / "LICENSE")
 
     def fill(root: Path) -> None:
-        packages = root / _PACKAGES
+        packages = root / PACKAGES
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "source"
             _copy_source(source)
@@ -114,14 +109,11 @@ def project() -> Recipe:
             _pip(*wheel, environment={"CFLAGS": "-g0"})
             (built,) = Path(folder).glob("*.whl")
             _pip("install", "--no-deps", "--no-compile", "--target", packages, built)
-        shutil.rmtree(packages / "bin", ignore_errors=True)
-        for record in packages.glob("*.dist-info/direct_url.json"):
-            record.unlink()
-        shutil.rmtree(packages / "agent" / "native", ignore_errors=True)
-        _compile(root, packages)
-        _write_commands(root, packages)
+        prune(packages)
+        compile_below(root, packages)
+        write_commands(root)
 
-    return Recipe("lighterage", hash_of(sys.version, *inputs, Path(__file__)), fill)
+    return Recipe("lighterage", hash_of(sys.version, *inputs, _HERE), fill)
 
 
 def _copy_source(target: Path) -> None:
@@ -133,55 +125,16 @@ def _copy_source(target: Path) -> None:
         shutil.copyfile(ROOT / name, target / name)
 
 
-def _write_commands(root: Path, packages: Path) -> None:
-    """`lighter`, and `/velero`: the command of the manifest that `velero install --use-node-agent` makes."""
-    (declared,) = packages.glob("lighterage-*.dist-info/entry_points.txt")
-    points = ConfigParser()
-    points.read(declared)
-    scripts = dict(points["console_scripts"])
-    scripts.setdefault("velero", scripts["lighter"])
-    places = {name: root / _BIN / name for name in scripts if name != "velero"}
-    places["velero"] = root / "velero"
-    (root / _BIN).mkdir(parents=True, exist_ok=True)
-    for name, place in places.items():
-        module, _, function = scripts[name].partition(":")
-        place.write_text(
-            f"#!/{_BIN / _VERSION}\nimport sys\nfrom {module} import {function}\n\nsys.exit({function}())\n"
-        )
-        place.chmod(0o755)
-
-
 def _pip(*arguments: str | Path, environment: dict[str, str] | None = None) -> None:
     """Raises `CalledProcessError`."""
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
     subprocess.run(command, check=True, env={**os.environ, **(environment or {})}, stdout=sys.stderr)
 
 
-def _prune(packages: Path) -> None:
-    for service in (packages / "botocore" / "data").iterdir():
-        if service.is_dir() and service.name not in _SERVICES_KEPT:
-            shutil.rmtree(service)
-    for pattern in _PACKAGES_LEFT_OUT:
-        for path in [*packages.rglob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    # Generated, loaded on demand, and not used: the agent has its own views of the objects.
-    for generated in ("api", "models"):
-        for module in packages.glob(f"kubernetes/**/client/{generated}/[!_]*.py"):
-            module.unlink()
-    _strip(*packages.rglob("*.so"))
-
-
 def _strip(*binaries: Path) -> None:
     """Remove symbols that no loader needs; libraries that wheels bundle are left as their makers arranged them."""
     for binary in binaries:
         subprocess.run(["strip", "--strip-unneeded", binary], check=False, stderr=subprocess.DEVNULL)
-
-
-def _compile(root: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "compileall", "-q", "-q", "--invalidation-mode=unchecked-hash"]
-    # The seed fixes the order of sets among constants.
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    subprocess.run([*command, "-s", root, "-p", "/", folder], check=False, env=environment, stdout=sys.stderr)
 
 
 def interpreter_libraries() -> set[Path]:

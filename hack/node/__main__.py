@@ -14,7 +14,7 @@ from hack.images.catalog import IMAGES, build
 from hack.node import namespaces
 from hack.node.daemons import StartFailed
 from hack.node.layout import ROOT, Layout
-from hack.node.tools import GO_TOOLS, MissingTool, missing_packages, tool
+from hack.node.tools import GO_TOOLS, MissingTool, install_packages, tool
 from hack.node.velero import AGENTS
 
 _LAYOUT = Layout.of_environment()
@@ -32,9 +32,8 @@ def up(agent: str) -> None:
     started = time.monotonic()
     if os.geteuid() != 0:
         raise click.ClickException("namespaces, mounts and loop devices need root: sudo hack/cluster up")
-    if missing := missing_packages():
-        raise click.ClickException(f"packages are missing: apt-get install --no-install-recommends {' '.join(missing)}")
     try:
+        install_packages()
         _step("programs", lambda: [tool(name) for name in GO_TOOLS])
         _step("images", lambda: [build(name, _LAYOUT) for name in IMAGES])
         if namespaces.init_pid(_LAYOUT) is None:

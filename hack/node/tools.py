@@ -1,7 +1,7 @@
 """Where the programs of the cluster come from.
 
 What Go builds comes from `hack/tool`, which builds it once and keeps it; the rest are packages of the distribution, and
-SeaweedFS comes with the project's test requirements. Nothing is downloaded while the cluster starts.
+SeaweedFS comes with the project's test requirements. Once they are there, nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ class MissingTool(Exception):
     """A program is not there; the message says how to get it."""
 
 
-def missing_packages() -> list[str]:
-    """Packages of the system that have to be installed before the cluster can start."""
+def install_packages() -> None:
+    """Install what is missing of the system's packages. Raises `MissingTool`."""
     missing = {package for program, package in SYSTEM.items() if shutil.which(program) is None}
     if not (CNI_FOLDER / "ptp").exists():
         missing.add("containernetworking-plugins")
-    return sorted(missing)
+    if missing and subprocess.run([ROOT / "hack" / "system-packages", *sorted(missing)], check=False).returncode:
+        raise MissingTool(f"packages of the system are missing: {' '.join(sorted(missing))}")
 
 
 @cache
