@@ -104,6 +104,14 @@ def blake2b(data: Buffer, key: Buffer, digest_size: int, /) -> bytes:
     Raises `ValueError` for a key or digest of more than 64 bytes, `RuntimeError` where it is not supported.
     """
 
+# scrypt.c
+
+def scrypt_romix(block: Buffer, n: int, stride: int, /) -> bytes:
+    """ROMix of scrypt (RFC 7914 §5) of a block of 128 * r bytes; takes 128 * r * n / stride bytes of memory.
+
+    Raises `ValueError` when n is no power of two up to 2**24, r above 64 or the stride above 64; `MemoryError`.
+    """
+
 # split.c
 
 def buzhash_cut(buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, /) -> int:
@@ -136,4 +144,12 @@ def index_rows(places: Mapping[_Key, bytes], contents: Sequence[_Key], /) -> tup
 
     Also the old numbers of the packs and the compression ids of the formats, in the order of their new numbers, which
     is that of their first use. Releases the lock while it sorts. Raises `ValueError` for what an index cannot hold.
+    """
+
+# memory.c
+
+def return_large_blocks() -> None:
+    """Have the C library give blocks of 128 KiB and more back to the system when they are freed, for the whole process.
+
+    For programs, at their start. Does nothing where the C library is not glibc.
     """

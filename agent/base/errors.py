@@ -194,6 +194,10 @@ class RebindFailed(ExposeError, code="expose.rebind-failed", exit_status=117):
     """The restored volume could not be given to the claim that waits for it."""
 
 
+class DoneFileFailed(ExposeError, code="expose.done-file-failed", exit_status=117):
+    """The pod that waits for its restored volume could not be told that it is complete."""
+
+
 class ExposeTimeout(ExposeError, code="expose.timeout", exit_status=118):
     """The volume was not accessible in time."""
 
@@ -204,6 +208,34 @@ class ExposeUnsupported(ExposeError, code="expose.unsupported", exit_status=119)
 
 class NameTaken(ExposeError, code="expose.name-taken", exit_status=119):
     """An object of somebody else has the name that one of ours has to have; it is left alone."""
+
+
+class LocationError(LighterageError, code="location.failed", exit_status=120):
+    """A backup storage location, or something that it refers to, cannot be used."""
+
+
+class LocationNotFound(LocationError, code="location.not-found", exit_status=121):
+    """The backup storage location does not exist or cannot be read."""
+
+
+class LocationInvalid(LocationError, code="location.invalid", exit_status=122):
+    """A field of a backup storage location, or a credentials file, holds what makes no sense there."""
+
+
+class LocationUnsupported(LocationError, code="location.unsupported", exit_status=123):
+    """The backup storage location is of a provider that this release does not know."""
+
+
+class LocationReadOnly(LocationError, code="location.read-only", exit_status=124):
+    """A backup is asked for into a backup storage location that only allows restores."""
+
+
+class SecretMissing(LocationError, code="location.secret-missing", exit_status=125):
+    """A Secret, or the key in it, does not exist, is empty, or cannot be read."""
+
+
+class SecretAwaited(LocationError, code="location.secret-awaited", exit_status=125, retryable=True):
+    """A Secret is not there at the moment, as while it is being replaced; it is looked for again."""
 
 
 class RepositoryError(LighterageError, code="repository.failed", exit_status=30):
@@ -280,6 +312,14 @@ class RepositoryReadOnly(RepositoryError, code="repository.read-only", exit_stat
 
 class WriteConflict(RepositoryError, code="repository.write-conflict", exit_status=39, retryable=True):
     """Other clients changed the repository so that this write would be lost; trying again can help."""
+
+
+class RepositoryNotReady(RepositoryError, code="repository.not-ready", exit_status=40, retryable=True):
+    """Velero's server has not opened or created the repository yet."""
+
+
+class RepositoryRefused(RepositoryError, code="repository.refused", exit_status=41):
+    """Velero's server could not open or create the repository."""
 
 
 class VolumeError(LighterageError, code="volume.failed", exit_status=50):

@@ -17,6 +17,7 @@ from agent.base.errors import CanceledError, LighterageError, UsageError
 from agent.cli.console import print_error
 
 _COMMANDS: dict[str, tuple[str, str]] = {
+    "agent": ("agent.cli.agent", "Run the agent of a Kubernetes node."),
     "backup": ("agent.cli.backup", "Take a snapshot of a folder, device or image."),
     "benchmark": ("agent.cli.benchmark", "Measure splitters, hashes, ciphers, compressors and the store here."),
     "cat": ("agent.cli.browse", "Print one file of a snapshot."),
@@ -28,6 +29,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "forget": ("agent.cli.forget", "Delete snapshots, by id or by retention policy."),
     "ls": ("agent.cli.browse", "List a folder of a snapshot."),
     "maintenance": ("agent.cli.maintenance", "Show who maintains the repository and what is due."),
+    "mover": ("agent.cli.mover", "What runs in pods that the agent makes."),
     "repository": ("agent.cli.repository", "Create, inspect, verify and repair repositories."),
     "restore": ("agent.cli.restore", "Write a snapshot, or a part of one, to a folder or device."),
     "snapshots": ("agent.cli.snapshots", "List snapshots, oldest first."),
@@ -43,7 +45,7 @@ Examples:
   lighter restore latest /tmp/restored
 
 Exit status: 0 done, 1 defect, 2 usage, 3 canceled, 10-19 storage, 30-39 repository, 50-59 volume, 70-79 snapshot
-(73: saved, but something could not be read). Every error prints its stable code.
+(73: saved, but something could not be read), 90-99 mover, 100-119 cluster. Every error prints its stable code.
 """
 
 

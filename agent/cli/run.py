@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
+from agent import _native
 from agent.base.errors import CanceledError
 
 _T = TypeVar("_T")
@@ -50,6 +51,7 @@ def run(
     work: Coroutine[object, object, _T], *, network: bool = False, interrupt: Callable[[], None] | None = None
 ) -> _T:
     """Run one command's work to its end; `network` picks the faster loop for sockets (it costs start-up time)."""
+    _native.return_large_blocks()
     if network:
         import uvloop
 

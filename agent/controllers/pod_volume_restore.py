@@ -10,6 +10,7 @@ from agent.controllers.kind import Claim, NotOurs, NotYet, Ours, Refused
 from agent.controllers.pod_volume_backup import uploader_refusal
 from agent.controllers.sources import Sources
 from agent.exposers.contract import Exposer, Ready
+from agent.exposers.restore_wait import WAIT_CONTAINERS
 from agent.kube.job import Phase
 from agent.kube.names import POD_VOLUME_FINALIZER
 from agent.kube.pod_volume_restore import PodVolumeRestore
@@ -18,7 +19,6 @@ from agent.kube.resource import POD_VOLUME_RESTORES, Resource
 from agent.movers.runner import WorkRunner
 from agent.movers.spec import JobSpec, Secrets
 
-WAIT_CONTAINERS: Final = frozenset({"restore-wait", "restic-wait"})
 _HOPELESS: Final = frozenset(
     {
         "ImagePullBackOff",

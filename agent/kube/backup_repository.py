@@ -1,4 +1,6 @@
-"""BackupRepository: one repository of one namespace in one location; the server's, we only read it (contract §1.6)."""
+"""BackupRepository: one repository of one namespace in one location (contract §1.6).
+
+The server's: we read it, and ask for one that is missing by making it."""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class BackupRepositorySpec(View, frozen=True, kw_only=True):
     volume_namespace: str
     backup_storage_location: str
     repository_type: str = ""
-    restic_identifier: str = ""
+    restic_identifier: str | msgspec.UnsetType = msgspec.UNSET
+    """Older servers require it, empty."""
     maintenance_frequency: str
     repository_config: dict[str, str] = msgspec.field(default_factory=dict)
 

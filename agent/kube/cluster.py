@@ -41,6 +41,13 @@ class EventSource(View, frozen=True, kw_only=True):
     host: str = ""
 
 
+class EventSeries(View, frozen=True, kw_only=True):
+    """An event that came again and again."""
+
+    count: int = 0
+    last_observed_time: Time | None = None
+
+
 class Event(KubeObject, frozen=True, kw_only=True):
     """Something that happened to an object (core v1)."""
 
@@ -52,6 +59,9 @@ class Event(KubeObject, frozen=True, kw_only=True):
     count: int = 0
     first_timestamp: Time | None = None
     last_timestamp: Time | None = None
+    event_time: Time | None = None
+    """Instead of the two timestamps, from components that use the newer API."""
+    series: EventSeries | None = None
     reporting_component: str = ""
     reporting_instance: str = ""
 

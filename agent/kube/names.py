@@ -27,6 +27,9 @@ COPIED_FOR_BACKUP_LABEL: Final = "velero.io/backup-pvc-secret"
 VOLUME_NAMESPACE_LABEL: Final = "velero.io/volume-namespace"
 STORAGE_LOCATION_LABEL: Final = "velero.io/storage-location"
 REPOSITORY_TYPE_LABEL: Final = "velero.io/repository-type"
+PVC_NAME_ANNOTATION: Final = "velero.io/pvc-name"
+JOB_UID_LABEL: Final = "lighterage.io/job-uid"
+"""On everything that exposers make: the uid of the object it was made for, also where no owner can be named."""
 
 MAX_LABEL_VALUE: Final = 63
 _HASH_LENGTH = 6

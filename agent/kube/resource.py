@@ -9,6 +9,7 @@ from agent.kube.backup_repository import BackupRepository
 from agent.kube.backup_storage_location import BackupStorageLocation
 from agent.kube.cluster import Event, Lease, Node, PriorityClass, Secret
 from agent.kube.codec import ObjectT
+from agent.kube.custom_resources import CustomResourceDefinition
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import ConfigMap
@@ -89,4 +90,12 @@ VOLUME_SNAPSHOT_CONTENTS = Resource(
 )
 VOLUME_SNAPSHOT_CLASSES = Resource(
     "snapshot.storage.k8s.io", "v1", "volumesnapshotclasses", VolumeSnapshotClass, namespaced=False
+)
+CUSTOM_RESOURCE_DEFINITIONS = Resource(
+    "apiextensions.k8s.io",
+    "v1",
+    "customresourcedefinitions",
+    CustomResourceDefinition,
+    namespaced=False,
+    status_subresource=True,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 
 from agent.base.clock import Clock
 
@@ -22,3 +23,21 @@ async def wait_for_event(clock: Clock, event: asyncio.Event, seconds: float) -> 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return event.is_set()
+
+
+async def within(clock: Clock, seconds: float, work: Coroutine[object, object, None]) -> bool:
+    """Do `work`, unless it takes longer than `seconds`: then it is canceled. Whether it came to its end.
+
+    Raises what `work` raises. Both inner tasks are ended before this returns or is canceled.
+    """
+    task, patience = asyncio.ensure_future(work), asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait((task, patience), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ended = task.done()
+        for each in (task, patience):
+            each.cancel()
+        await asyncio.gather(task, patience, return_exceptions=True)
+    if ended:
+        task.result()
+    return ended

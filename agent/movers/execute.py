@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -46,6 +47,8 @@ from agent.snapshots.store import find_snapshot, forget_snapshots
 from agent.snapshots.tree import find_entry
 from agent.snapshots.upload import UploadOptions, UploadResult, upload_tree
 from agent.snapshots.upload_device import upload_device
+from agent.snapshots.velero_policy import set_velero_policy
+from agent.storage.meter import LATENCY_BOUNDS
 from agent.storage.open import StorageOptions, StorageStack, open_s3_storage, open_storage
 from agent.volumes.tree_write import Existing
 
@@ -111,16 +114,21 @@ class Execution:
         return self._restored() if self._upload is None else _uploaded(self._upload)
 
     def metrics(self) -> list[Metric]:
-        """Counters of the store, as they stand."""
+        """Counters of the store and the memory of this process, as they stand."""
+        found = [Metric(name="memory_bytes", value=_resident_bytes())]
         if self._storage is None:
-            return []
+            return found
         totals = self._storage.snapshot()
-        found: list[Metric] = []
+        by_operation: dict[str, list[int]] = {}
         for (operation, outcome), sums in totals.operations.items():
             labels = {"operation": operation, "outcome": outcome}
             found.append(Metric(name="storage_requests", labels=labels, value=sums.count))
             found.append(Metric(name="storage_bytes", labels=labels, value=sums.bytes))
             found.append(Metric(name="storage_seconds", labels=labels, value=sums.seconds))
+            before = by_operation.setdefault(operation, [0] * len(sums.latency))
+            by_operation[operation] = [a + b for a, b in zip(before, sums.latency, strict=True)]
+        for operation, counts in by_operation.items():
+            found += _latency(operation, counts)
         retries = totals.retries.items()
         return found + [Metric(name="storage_retries", labels={"code": code}, value=count) for code, count in retries]
 
@@ -174,6 +182,8 @@ class Execution:
         self._upload = upload = UploadProgress()
         run = upload_tree if isinstance(work, BackupTree) else upload_device
         async with repository.writer() as writer:
+            if work.velero:
+                await set_velero_policy(repository, writer, work.source, parallel=self._spec.parallel)
             self._saving = True
             result = await run(
                 repository,
@@ -287,6 +297,21 @@ def _uploaded(upload: UploadProgress) -> Progress:
         errors=upload.errors,
         current=_text(upload.current),
     )
+
+
+def _latency(operation: str, counts: Sequence[int]) -> list[Metric]:
+    """Requests by the upper bound of their duration; not cumulative, bounds without any left out."""
+    bounds = [*map(str, LATENCY_BOUNDS), "+Inf"]
+    return [
+        Metric(name="storage_latency", labels={"operation": operation, "le": le}, value=count)
+        for le, count in zip(bounds, counts, strict=True)
+        if count
+    ]
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def _files(report: RestoreReport) -> int:

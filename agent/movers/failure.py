@@ -27,7 +27,7 @@ class Redactor:
     """Takes the secrets of one job out of texts."""
 
     def __init__(self, secrets: Secrets) -> None:
-        self._words = sorted(set(_words(secrets)), key=len, reverse=True)
+        self._words = sorted(set(secret_words(secrets)), key=len, reverse=True)
         self.longest = max(map(len, self._words), default=0)
         """Characters of the longest secret."""
 
@@ -43,7 +43,8 @@ class Redactor:
         return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
-def _words(secrets: Secrets) -> Iterator[str]:
+def secret_words(secrets: Secrets) -> Iterator[str]:
+    """Every text that must not be seen, and the parts of one that somebody could print alone."""
     plain = (secrets.password, secrets.access_key, secrets.secret_key, secrets.session_token, secrets.proxy)
     yield from filter(None, plain)
     if "@" in secrets.proxy:

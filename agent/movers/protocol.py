@@ -64,7 +64,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, tag="metric"):
-    """A counter of the worker, as it stands."""
+    """A counter of the worker as it stands, or `memory_bytes`, what it has now."""
 
     name: str
     labels: dict[str, str] = {}

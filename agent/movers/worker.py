@@ -16,6 +16,7 @@ from typing import NoReturn, Protocol
 
 import uvloop
 
+from agent import _native
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import LighterageError, MoverProtocolError
 from agent.movers.execute import Execution
@@ -151,6 +152,7 @@ class _Job:
 
 def main(connection: socket.socket) -> NoReturn:
     """Serve the job that comes over `connection`, and end the process. Call it in a process of its own."""
+    _native.return_large_blocks()
     uvloop.run(_serve(connection))
     raise SystemExit(1)  # not reached: `_serve` ends the process
 

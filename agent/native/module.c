@@ -1,8 +1,8 @@
 /* agent._native: inner loops that cost too much in Python. Each function works on plain buffers and lists and releases
  * the interpreter lock while it runs; none keeps state between calls and none knows of repositories or snapshots.
- * One file per room: hash.c (keyed BLAKE2b), split.c (content-defined cuts), index.c (key search), build.c (index
- * rows), tree_read.c and tree_write.c (many small files), entry.c and scan.c (directory JSON). `agent/_native.pyi` is
- * the documentation. */
+ * One file per room: hash.c (keyed BLAKE2b), scrypt.c (password keys), split.c (content-defined cuts), index.c (key
+ * search), build.c (index rows), tree_read.c and tree_write.c (many small files), entry.c and scan.c (directory JSON),
+ * memory.c (the allocator). `agent/_native.pyi` is the documentation. */
 #include "native.h"
 
 static struct PyModuleDef module = {
@@ -10,8 +10,8 @@ static struct PyModuleDef module = {
 };
 
 static PyMethodDef *const rooms[] = {
-    hash_methods,      split_methods,      index_methods, build_methods,
-    tree_read_methods, tree_write_methods, entry_methods, scan_methods,
+    hash_methods,      scrypt_methods,     split_methods, index_methods, build_methods,
+    tree_read_methods, tree_write_methods, entry_methods, scan_methods,  memory_methods,
 };
 
 PyMODINIT_FUNC PyInit__native(void) {

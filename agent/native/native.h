@@ -7,6 +7,8 @@
 void split_prepare(void); /* once, before any call */
 
 extern PyMethodDef hash_methods[];
+extern PyMethodDef scrypt_methods[];
+extern PyMethodDef memory_methods[];
 extern PyMethodDef split_methods[];
 extern PyMethodDef index_methods[];
 extern PyMethodDef build_methods[];

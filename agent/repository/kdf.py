@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from agent import _native
 from agent.base.errors import AlgorithmUnsupported, CorruptBlob, CorruptFormat, RepositoryError, WrongPassword
 
 DEFAULT_KEY_ALGORITHM = "scrypt-65536-8-1"
@@ -23,14 +24,16 @@ INSECURE_KEY_ALGORITHM = "testing-only-insecure"
 
 KEY_SIZE = 32
 _MIN_SALT = 16
-_SCRYPT_MEMORY = 128 * 1024 * 1024
+_SCRYPT_N, _SCRYPT_R = 65_536, 8
+_SCRYPT_STRIDE = 4
+"""A quarter of scrypt's memory, in the time that the interpreter's own needs with all of it."""
 _NONCE = 12
 _TAG = 16
 _SCHEDULE_AAD = b"maintenance"
 
 
 def derive_password_key(algorithm: str, password: str, unique_id: bytes, *, allow_insecure: bool = False) -> bytes:
-    """The 32-byte password key (§2.1). Slow by design (0.1 to 1 s, 64 MiB): call it in a thread, keep the result.
+    """The 32-byte password key (§2.1). Slow by design (0.1 to 1 s, 16 MiB): call it in a thread, keep the result.
 
     `unique_id` is the salt; `allow_insecure` admits the algorithm of test repositories.
     Raises `AlgorithmUnsupported`, `CorruptFormat` for a salt that is too short.
@@ -39,7 +42,7 @@ def derive_password_key(algorithm: str, password: str, unique_id: bytes, *, allo
         raise CorruptFormat(f"the repository's unique id has {len(unique_id)} bytes, at least {_MIN_SALT} are needed")
     secret = password.encode("utf-8", "surrogateescape")
     if algorithm == DEFAULT_KEY_ALGORITHM:
-        return hashlib.scrypt(secret, salt=unique_id, n=65536, r=8, p=1, maxmem=_SCRYPT_MEMORY, dklen=KEY_SIZE)
+        return scrypt(secret, unique_id, n=_SCRYPT_N, r=_SCRYPT_R, length=KEY_SIZE)
     if algorithm == PBKDF2_KEY_ALGORITHM:
         return hashlib.pbkdf2_hmac("sha256", secret, unique_id, 600_000, KEY_SIZE)
     if algorithm == INSECURE_KEY_ALGORITHM and allow_insecure:
@@ -48,6 +51,12 @@ def derive_password_key(algorithm: str, password: str, unique_id: bytes, *, allo
         f"the repository derives its key from the password with {algorithm[:80]!r}, which is not supported",
         hint=f"supported are {DEFAULT_KEY_ALGORITHM} and {PBKDF2_KEY_ALGORITHM}",
     )
+
+
+def scrypt(secret: bytes, salt: bytes, *, n: int, r: int, length: int) -> bytes:
+    """scrypt with p = 1 (RFC 7914 §6)."""
+    block = hashlib.pbkdf2_hmac("sha256", secret, salt, 1, 128 * r)
+    return hashlib.pbkdf2_hmac("sha256", secret, _native.scrypt_romix(block, n, _SCRYPT_STRIDE), 1, length)
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:

@@ -28,6 +28,11 @@ class RetainingStorage:
         """Where the blobs are."""
         return self._storage.location
 
+    @property
+    def parallel_puts(self) -> int:
+        """The storage's own."""
+        return self._storage.parallel_puts
+
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """As the storage itself."""
         return await self._storage.get(blob_id, offset, length)

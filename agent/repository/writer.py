@@ -55,8 +55,8 @@ _DRIFT_S = 5 * 60
 class WriterOptions:
     """How a writer writes; the defaults are kopia's."""
 
-    parallel_uploads: int = 2
-    """Full packs on their way to the store before threads that write have to wait."""
+    parallel_uploads: int = 0
+    """Full packs on their way to the store before threads that write have to wait; 0: as many as it finds useful."""
     metadata_compression: int = ZSTD_FASTEST
     """Header id of the compressor of object lists (§4.2); 0 for none."""
     flush_entries: int = 100_000
@@ -229,11 +229,10 @@ async def open_writer(parts: WriterParts, options: WriterOptions) -> AsyncIterat
         repository_format = parts.formats.format
         check_format = _format_check(parts.formats)
         markers = SessionMarkers(storage, parts.sealer, parts.clock, parts.username, parts.hostname)
-        uploader = PackUploader(storage, markers, check_format, tasks, options.parallel_uploads)
+        parallel_uploads = options.parallel_uploads or storage.parallel_puts
+        uploader = PackUploader(storage, markers, check_format, tasks, parallel_uploads)
         splitter = new_splitter(repository_format.splitter)
-        limits = WriteLimits(
-            options.parallel_uploads, parts.cipher.sealed_length(splitter.max_chunk), options.flush_entries
-        )
+        limits = WriteLimits(parallel_uploads, parts.cipher.sealed_length(splitter.max_chunk), options.flush_entries)
         contents = ContentWriter(
             parts.index, _pack_format(parts), limits, uploader, clock=parts.clock, random=parts.random
         )

@@ -45,6 +45,7 @@ from agent.volumes.tree_read import open_directory
 
 CHECKPOINT_INTERVAL = 30 * 60.0
 """Seconds. Whatever a run deduplicated against has to be visible to others within 45 minutes (§14.6, §14.8)."""
+RESTORE_HELPER_FOLDERS = frozenset({b".velero"})
 _REFRESH_INTERVAL = 10 * 60.0
 _MAX_THREADS = 16
 _LEAVE_AFTER = 1.0
@@ -69,7 +70,10 @@ class UploadOptions:
     parent_tags: Mapping[str, str] | None = None
     """Compare only with snapshots that carry these tags (§10.5)."""
     velero: bool = False
-    """Store as Velero's adapter does: no compression of data and directories, the repository's own splitter (§10.5)."""
+    """Store as Velero's adapter does: no compression of data and directories, the repository's own splitter (§10.5).
+
+    A `.velero` in the root stays out: what Velero's restore helper left there would tell the next one that it is done.
+    """
     ignore_rules: bool = True
     """Leave out what policies, dot-ignore files and cache tags say."""
     one_file_system: bool = False
@@ -162,6 +166,7 @@ def _walk(run: UploadRun, path: str, parents: list[Entry], uploads: FileUploads,
                 save=lambda root: bridge.call(run.save_checkpoint(root)),
                 fail_fast=options.fail_fast,
                 ignore_rules=options.ignore_rules,
+                left_out=RESTORE_HELPER_FOLDERS if options.velero else frozenset(),
             )
         )
         try:

@@ -71,6 +71,8 @@ class Run:
     """Make a checkpoint of this root visible."""
     fail_fast: bool = False
     ignore_rules: bool = True
+    left_out: frozenset[bytes] = frozenset()
+    """Entries of the root that are no part of the volume, whatever the rules say."""
 
 
 class _Batch:
@@ -149,10 +151,13 @@ class TreeUpload:
             self._run.progress.excluded_directories += 1
             return
         selective = self._run.ignore_rules and not frame.filter.keeps_everything
+        left_out = self._run.left_out if frame.parent is None else frozenset()
         for batch in frame.reader.batches():
             self._check()
             files: list[TreeEntry] = []
             for entry in batch:
+                if entry.name in left_out:
+                    continue
                 if isinstance(entry, Unreadable):
                     self._fail(frame, entry.name, entry.reason, ignored=self._ignores_file_errors(frame))
                 elif selective and frame.filter.excludes(entry.name, entry.attributes, frame.reader.attributes):

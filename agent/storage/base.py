@@ -67,6 +67,11 @@ class BlobStorage(Protocol):
         """Where this is, for people: a URL without secrets."""
         ...
 
+    @property
+    def parallel_puts(self) -> int:
+        """How many large puts at once are of use: more only cost memory where one disk takes them all."""
+        ...
+
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """The blob's bytes from `offset`, `length` of them or all the rest.
 

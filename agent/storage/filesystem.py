@@ -76,6 +76,11 @@ class FilesystemStorage:
         """`file:///abs/path`."""
         return "file://" + self._root
 
+    @property
+    def parallel_puts(self) -> int:
+        """One: the disk is kept busy, and the next is made meanwhile."""
+        return 1
+
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """The asked range of the file."""
         check_blob_id(blob_id)

@@ -85,6 +85,11 @@ class MeteredStorage:
         """Of `inner`."""
         return self._inner.location
 
+    @property
+    def parallel_puts(self) -> int:
+        """Of `inner`."""
+        return self._inner.parallel_puts
+
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """As `BlobStorage.get`."""
         with self._measured("get") as done:

@@ -110,6 +110,11 @@ class RetryingStorage:
         """Of `inner`."""
         return self._inner.location
 
+    @property
+    def parallel_puts(self) -> int:
+        """Of `inner`."""
+        return self._inner.parallel_puts
+
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """As `BlobStorage.get`."""
         return await self._call(lambda: self._inner.get(blob_id, offset, length))

@@ -244,7 +244,7 @@ class FakeKube:
         if resource.status_subresource:
             kept = before if not status else {**before, "status": after.get("status")}
             after = {**(after if not status else kept), "status": kept.get("status")}
-            after = {name: value for name, value in after.items() if value is not None}
+            after = {name: copy.deepcopy(value) for name, value in after.items() if value is not None}
         self._check_metadata(what, before, after)
         _metadata(after).update({name: value for name, value in _metadata(before).items() if name in _KEPT})
         if after != before:
@@ -420,6 +420,8 @@ def _field(what: str, value: JsonObject, path: str) -> str:
     known = {"metadata.name", "metadata.namespace"}
     if value.get("kind") == "Pod":
         known |= {"spec.nodeName", "status.phase"}
+    if value.get("kind") == "Event":
+        known |= {"reason", "type", *(f"involvedObject.{name}" for name in ("kind", "name", "namespace", "uid"))}
     if path not in known:
         _refuse_field(what, path)
     part: JsonValue = value

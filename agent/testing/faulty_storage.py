@@ -81,6 +81,11 @@ class FaultyStorage:
         """Of `inner`, with the seed."""
         return f"{self._inner.location}#seed={self._seed}"
 
+    @property
+    def parallel_puts(self) -> int:
+        """Of `inner`."""
+        return self._inner.parallel_puts
+
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """As `BlobStorage.get`, perhaps truncated."""
         number = await self._begin("get", blob_id)

@@ -27,6 +27,11 @@ class MemoryStorage:
         """`memory://` and a number that tells instances apart."""
         return f"memory://{id(self):x}"
 
+    @property
+    def parallel_puts(self) -> int:
+        """Two, so that callers overlap them."""
+        return 2
+
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """The asked range."""
         await asyncio.sleep(0)

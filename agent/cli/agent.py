@@ -1,0 +1,195 @@
+"""`lighter agent run`: the daemon, with every flag of Velero's `node-agent server`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import click
+import msgspec
+
+from agent.base.errors import ConfigurationError
+from agent.cli.console import json_result, print_json, print_table
+from agent.cli.go_flags import GoDuration, comma_list, ignored_flags
+from agent.server.flags import (
+    DEFAULT_METRICS_ADDRESS,
+    DEFAULT_NAMESPACE,
+    DEFAULT_OWN_CONFIGMAP,
+    DEFAULT_PREPARE_TIMEOUT,
+    DEFAULT_RESOURCE_TIMEOUT,
+    DEFAULT_SCRATCH,
+    IGNORED_FLAGS,
+    AgentFlags,
+)
+
+
+class CheckFinding(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    check: Annotated[str, msgspec.Meta(description="what was looked at")]
+    verdict: Annotated[str, msgspec.Meta(description="ok, less (the agent does without) or fatal (it cannot work)")]
+    text: Annotated[str, msgspec.Meta(description="what was found, and what to do")]
+
+
+class CheckResult(msgspec.Struct, frozen=True, rename="camel"):
+    """What the self-test found."""
+
+    node: Annotated[str, msgspec.Meta(description="the node whose agent this would be")]
+    namespace: Annotated[str, msgspec.Meta(description="Velero's namespace")]
+    pod_volumes: Annotated[bool, msgspec.Meta(description="whether pod volumes can be backed up and restored here")]
+    snapshots: Annotated[bool, msgspec.Meta(description="whether data of CSI snapshots can be moved")]
+    findings: Annotated[list[CheckFinding], msgspec.Meta(description="everything that was looked at")]
+
+
+@click.group()
+def agent() -> None:
+    """Run the agent of a Kubernetes node in place of Velero's."""
+
+
+@agent.command(
+    epilog="\b\nExamples:\n  lighter agent run --node-agent-configmap=node-agent-config --log-format=json\n"
+    "  lighter agent run --check --kubeconfig ~/.kube/config"
+)
+@json_result(CheckResult)
+@click.option("--check", is_flag=True, help="Only look whether the agent could work here, and print what is missing.")
+@click.option("--node", envvar="NODE_NAME", metavar="NAME", default="", help="The node. [env: NODE_NAME]")
+@click.option(
+    "-n",
+    "--namespace",
+    envvar="VELERO_NAMESPACE",
+    default=DEFAULT_NAMESPACE,
+    show_default=True,
+    help="Velero's namespace. [env: VELERO_NAMESPACE]",
+)
+@click.option("--node-agent-configmap", default="", metavar="NAME", help="Velero's configuration of node agents.")
+@click.option(
+    "--lighterage-configmap",
+    default=DEFAULT_OWN_CONFIGMAP,
+    show_default=True,
+    metavar="NAME",
+    help="Our own configuration on top of it; it may be missing.",
+)
+@click.option(
+    "--backup-repository-configmap", default="", metavar="NAME", help="Velero's configuration of new repositories."
+)
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    metavar="LEVEL",
+    help="trace, debug, info, warning, error, fatal, panic.",
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How lines look."
+)
+@click.option(
+    "--metrics-address",
+    default=DEFAULT_METRICS_ADDRESS,
+    show_default=True,
+    help="Where /metrics, /healthz and /readyz are.",
+)
+@click.option(
+    "--resource-timeout",
+    type=GoDuration(),
+    default=DEFAULT_RESOURCE_TIMEOUT,
+    show_default=True,
+    help="For steps that have no other limit.",
+)
+@click.option(
+    "--data-mover-prepare-timeout",
+    type=GoDuration(),
+    default=DEFAULT_PREPARE_TIMEOUT,
+    show_default=True,
+    help="For a volume to become accessible.",
+)
+@click.option(
+    "--termination-grace",
+    type=GoDuration(),
+    default="30s",
+    show_default=True,
+    help="What the pod is given to end; running backups save what they have in it.",
+)
+@click.option("--features", multiple=True, callback=comma_list, help="Velero's feature flags; unknown ones warn.")
+@click.option("--kubeconfig", envvar="KUBECONFIG", default="", metavar="FILE", help="[env: KUBECONFIG; else the pod's]")
+@click.option("--kubecontext", default="", metavar="NAME", help="Context of the kubeconfig; else its current one.")
+@click.option(
+    "--host-pods",
+    default="/host_pods",
+    show_default=True,
+    metavar="DIR",
+    help="The `pods` folder of the kubelet's root.",
+)
+@click.option("--cache-dir", default="", metavar="DIR", help="For caches; else below VELERO_SCRATCH_DIR, or /scratch.")
+@click.option("--scratch", envvar="VELERO_SCRATCH_DIR", default=DEFAULT_SCRATCH, hidden=True)
+@ignored_flags(IGNORED_FLAGS)
+def run(
+    as_json: bool,
+    check: bool,
+    node: str,
+    namespace: str,
+    node_agent_configmap: str,
+    lighterage_configmap: str,
+    backup_repository_configmap: str,
+    log_level: str,
+    log_format: str,
+    metrics_address: str,
+    resource_timeout: float,
+    data_mover_prepare_timeout: float,
+    termination_grace: float,
+    features: tuple[str, ...],
+    kubeconfig: str,
+    kubecontext: str,
+    host_pods: str,
+    cache_dir: str,
+    scratch: str,
+) -> None:
+    """Move the data of this node's volumes until the agent is told to end.
+
+    Takes every flag of Velero's `node-agent server`; what has no meaning here is ignored. SIGTERM and SIGINT end it in
+    order: running backups save what they have, and the next agent goes on from there. A second signal ends it at once.
+    """
+    if not node:
+        raise ConfigurationError(
+            "the name of the node is not known", hint="set NODE_NAME by the field spec.nodeName, or give --node"
+        )
+    flags = AgentFlags(
+        node=node,
+        namespace=namespace,
+        log_level=log_level,
+        log_format=log_format,
+        features=features,
+        metrics_address=metrics_address,
+        resource_timeout=resource_timeout,
+        prepare_timeout=data_mover_prepare_timeout,
+        node_agent_configmap=node_agent_configmap,
+        backup_repository_configmap=backup_repository_configmap,
+        lighterage_configmap=lighterage_configmap,
+        kubeconfig=kubeconfig,
+        kubecontext=kubecontext,
+        host_pods=host_pods,
+        cache_dir=cache_dir or f"{scratch}/lighterage",
+        termination_grace=termination_grace,
+    )
+    if check:
+        _check(flags, as_json)
+    else:
+        _serve(flags)
+
+
+def _check(flags: AgentFlags, as_json: bool) -> None:
+    from agent.cli.run import run as run_command
+    from agent.server.check import check
+
+    test = run_command(check(flags))
+    if as_json:
+        found = [CheckFinding(one.check, one.verdict, one.text) for one in test.findings]
+        print_json(CheckResult(flags.node, flags.namespace, test.pod_volumes, test.snapshots, found))
+    else:
+        print_table(("CHECK", "", "FOUND"), [(one.check, one.verdict, one.text) for one in test.findings])
+    if test.is_fatal:
+        raise ConfigurationError("the agent cannot work here", hint="the findings say what is missing")
+
+
+def _serve(flags: AgentFlags) -> None:
+    from agent.server.app import serve
+
+    serve(flags)

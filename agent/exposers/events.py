@@ -1,0 +1,52 @@
+"""What the cluster itself said about an object: its events, in its own words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from agent.base.errors import KubeForbidden
+from agent.kube.api import KubeApi
+from agent.kube.cluster import Event
+from agent.kube.meta import KubeObject
+from agent.kube.resource import EVENTS
+from agent.kube.selector import Selector
+
+_DEFAULT_NAMESPACE = "default"
+"""Where events about objects without a namespace are."""
+MAX_WORDS: Final = 1_000
+"""Characters that are taken of one text of the cluster."""
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+async def events_of(api: KubeApi, obj: KubeObject) -> list[Event]:
+    """Those about exactly this object, the latest first; none where this agent may not read events."""
+    selector = Selector(fields={"involvedObject.uid": obj.metadata.uid})
+    try:
+        page = await api.list(EVENTS, obj.metadata.namespace or _DEFAULT_NAMESPACE, selector=selector)
+    except KubeForbidden:
+        return []
+    return sorted(page.items, key=_last_seen, reverse=True)
+
+
+async def last_warning(api: KubeApi, obj: KubeObject) -> str:
+    """The text of the latest warning about this object, if nothing better was said since; else empty."""
+    for event in await events_of(api, obj):
+        return words_of(event) if event.type == "Warning" else ""
+    return ""
+
+
+def words_of(event: Event) -> str:
+    """Reason and message."""
+    return clip(f"{event.reason}: {event.message}" if event.message else event.reason)
+
+
+def clip(text: str) -> str:
+    """A text of the cluster in one line, and no longer than a person would read."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
+
+
+def _last_seen(event: Event) -> datetime:
+    series = event.series.last_observed_time if event.series is not None else None
+    return series or event.last_timestamp or event.event_time or event.metadata.creation_timestamp or _LONG_AGO

@@ -1,0 +1,57 @@
+"""What a worker says goes into the agent's logs and metrics; nothing that it says can end its job.
+
+`JobTelemetry.callbacks_for` is what `ControllerOptions.callbacks` takes.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import structlog
+
+from agent.jobs.volume import Job, volume_of
+from agent.movers.spec import Progress
+from agent.movers.supervisor import JobCallbacks
+from agent.observe.log import job_fields
+from agent.observe.metrics import Metrics
+from agent.observe.worker_metrics import Recorder
+
+_OPERATIONS: Final = {
+    "DataUpload": "backup",
+    "PodVolumeBackup": "backup",
+    "DataDownload": "restore",
+    "PodVolumeRestore": "restore",
+}
+_LEVELS: Final = {"debug": logging.DEBUG, "warning": logging.WARNING, "error": logging.ERROR}
+"""Of a worker's own lines; everything else, and what it prints, is information."""
+
+_log = structlog.stdlib.get_logger("agent.worker")
+
+
+class JobTelemetry:
+    """One agent's."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def callbacks_for(self, job: Job) -> JobCallbacks:
+        """For the worker that is about to do this object's job."""
+        namespace, volume = volume_of(job)
+        recorder = self._metrics.workers.recorder(_OPERATIONS.get(job.kind, "backup"), namespace, volume)
+        logger = _log.bind(**job_fields(job.kind, job.metadata.name, f"{namespace}/{volume}", job.metadata.uid))
+
+        return JobCallbacks(
+            on_progress=lambda progress: _record(recorder, progress),
+            on_log=lambda line: logger.log(_LEVELS.get(line.level, logging.INFO), line.text),
+            on_metric=lambda metric: recorder.metric(metric.name, metric.labels, metric.value),
+        )
+
+
+def _record(recorder: Recorder, progress: Progress) -> None:
+    recorder.progress(
+        done=progress.bytes_done,
+        reused=progress.bytes_cached,
+        files=progress.files_done,
+        failed=progress.errors,
+    )

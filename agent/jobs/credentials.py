@@ -1,0 +1,142 @@
+"""Who we are to an object store: the first of a location's own Secret, a file the agent was given, its environment.
+
+The order of contract §5.4. Everything is read at the start of each job, so what was replaced counts from the next job
+on. Below these layers the worker asks what is around it: web identity, container and instance roles.
+
+A credentials file is passed on as text and always with a named profile: then nothing in the worker's environment comes
+before it, and `role_arn`, `source_profile`, `credential_process` and `region` in it count as in Velero's plug-in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from agent.base.errors import LocationInvalid
+from agent.jobs.secrets import SecretReader
+from agent.kube.backup_storage_location import BackupStorageLocation
+
+DEFAULT_PROFILE: Final = "default"
+CREDENTIALS_FILE_VARIABLE: Final = "AWS_SHARED_CREDENTIALS_FILE"
+_MAX_FILE: Final = 1 << 20
+_CONFIG_STYLE = re.compile(r"^\[[ \t]*profile[ \t]+([^\]\n]*?)[ \t]*\][ \t]*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What is passed to a worker. Without any of it the worker looks around itself."""
+
+    text: str = field(default="", repr=False)
+    """Of a credentials file; goes with `profile`."""
+    profile: str = ""
+    access_key: str = field(default="", repr=False)
+    secret_key: str = field(default="", repr=False)
+    session_token: str = field(default="", repr=False)
+    origin: str = "what is around the worker: web identity, container or instance role"
+    """Where it is from, for logs."""
+
+
+async def find_credentials(
+    location: BackupStorageLocation, secrets: SecretReader, environ: Mapping[str, str]
+) -> Credentials:
+    """The first layer that has something. `environ` is the agent's.
+
+    Raises `SecretMissing`, `SecretAwaited`, `LocationInvalid` for a file that is none, `KubeError`.
+    """
+    config, name = location.spec.config, location.metadata.name
+    profile = config.get("profile", "")
+    if (where := location.spec.credential) is not None:
+        value = await secrets.read(where, f"the credentials of the backup storage location {name}")
+        origin = f"the key {where.key!r} of the Secret {where.name}"
+        return Credentials(aws_credentials(value, profile, origin), profile or DEFAULT_PROFILE, origin=origin)
+    if path := config.get("credentialsFile") or environ.get(CREDENTIALS_FILE_VARIABLE):
+        data = await asyncio.to_thread(_read, path, name)
+        if data is not None:
+            origin = f"the file {path!r}"
+            return Credentials(aws_credentials(data, profile, origin), profile or DEFAULT_PROFILE, origin=origin)
+    if environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY") and not profile:
+        return Credentials(
+            access_key=environ["AWS_ACCESS_KEY_ID"],
+            secret_key=environ["AWS_SECRET_ACCESS_KEY"],
+            session_token=environ.get("AWS_SESSION_TOKEN", ""),
+            origin="the environment of the agent",
+        )
+    return Credentials(profile=profile)
+
+
+def aws_credentials(value: bytes, profile: str, origin: str) -> str:
+    """The text of a credentials file as the worker reads it, with a section for `profile` (empty: the default one).
+
+    Sections in the style of a config file (`[profile x]`) become `[x]`. Raises `LocationInvalid`, which never quotes
+    the text: it holds secrets.
+    """
+    wanted = profile or DEFAULT_PROFILE
+    try:
+        text = value.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise LocationInvalid(f"{origin} is no text, so it is no credentials file") from None
+    plain = _sections(text, origin)
+    if wanted not in plain:
+        text = _CONFIG_STYLE.sub(lambda m: m.group(0) if m.group(1) in plain else f"[{m.group(1)}]", text)
+    if wanted not in _sections(text, origin):
+        raise LocationInvalid(
+            f"{origin} has no profile [{wanted}]",
+            hint="write [default], aws_access_key_id = … and aws_secret_access_key = … on lines of their own",
+        )
+    return text
+
+
+def proxy_with_password(environ: Mapping[str, str], url: str) -> str:
+    """The agent's proxy for `url` if it needs a password: those are not in a worker's environment. Else empty."""
+    parts = urlsplit(url)
+    name = f"{parts.scheme}_proxy"
+    proxy = environ.get(name) or environ.get(name.upper()) or ""
+    if "@" not in proxy:
+        return ""
+    excepted = (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(",")
+    host = parts.hostname or ""
+    return "" if any(_covers(name.strip().lower(), host) for name in excepted) else proxy
+
+
+def _covers(exception: str, host: str) -> bool:
+    """Whether an item of NO_PROXY is about `host`: everything, the name itself, or a domain that it is in."""
+    domain = exception.lstrip(".")
+    return exception == "*" or (bool(domain) and (host == domain or host.endswith(f".{domain}")))
+
+
+def _sections(text: str, origin: str) -> list[str]:
+    parser = configparser.RawConfigParser(default_section="\0")
+    try:
+        parser.read_string(text)
+    except (configparser.Error, ValueError) as error:
+        raise LocationInvalid(
+            f"{origin} is no credentials file ({type(error).__name__})",
+            hint="write [default], aws_access_key_id = … and aws_secret_access_key = … on lines of their own",
+        ) from None
+    return parser.sections()
+
+
+def _read(path: str, name: str) -> bytes | None:
+    """A file's content; None when there is no such file, as AWS's own libraries take it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise LocationInvalid(f"cannot read the credentials file {path!r} of the location {name}: {error}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise LocationInvalid(f"the credentials file {path!r} of the location {name} is no file")
+        data = os.read(descriptor, _MAX_FILE + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > _MAX_FILE:
+        raise LocationInvalid(f"the credentials file {path!r} of the location {name} is larger than {_MAX_FILE} bytes")
+    return data

@@ -1,0 +1,73 @@
+"""How the agent was started: every flag and variable of the stock `node-agent server` (contract §4.3), and ours.
+
+The command line is parsed in `agent.cli.agent`; what is known of it here are names, defaults and meaning. A flag that
+the stock agent takes never fails our start: what we do not need is taken and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+DEFAULT_NAMESPACE: Final = "velero"
+DEFAULT_METRICS_ADDRESS: Final = ":8085"
+DEFAULT_RESOURCE_TIMEOUT: Final = "10m0s"
+DEFAULT_PREPARE_TIMEOUT: Final = "30m0s"
+DEFAULT_OWN_CONFIGMAP: Final = "lighterage-config"
+DEFAULT_SCRATCH: Final = "/scratch"
+
+KNOWN_FEATURES: Final = frozenset({"EnableCSI", "EnableAPIGroupVersions", "EnableUploadProgress"})
+"""Feature flags that Velero has or had; none of them changes what an agent does."""
+
+IGNORED_FLAGS: Final[Mapping[str, str]] = {
+    "colorized": "coloured output",
+    "client-qps": "requests per second to the API server",
+    "client-burst": "requests at once to the API server",
+    "client-page-size": "objects in one list from the API server",
+    "add_dir_header": "klog",
+    "alsologtostderr": "klog",
+    "legacy_stderr_threshold_behavior": "klog",
+    "log_backtrace_at": "klog",
+    "log_dir": "klog",
+    "log_file": "klog",
+    "log_file_max_size": "klog",
+    "logtostderr": "klog",
+    "one_output": "klog",
+    "skip_headers": "klog",
+    "skip_log_headers": "klog",
+    "stderrthreshold": "klog",
+    "v": "klog",
+    "vmodule": "klog",
+}
+"""Taken for the sake of manifests that have them, and what they are about in Velero."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFlags:
+    """All that the agent is told at its start. Times in seconds."""
+
+    node: str
+    """From `NODE_NAME`."""
+    namespace: str = DEFAULT_NAMESPACE
+    """Velero's."""
+    log_level: str = "info"
+    log_format: str = "text"
+    features: tuple[str, ...] = ()
+    metrics_address: str = DEFAULT_METRICS_ADDRESS
+    resource_timeout: float = 600.0
+    prepare_timeout: float = 1800.0
+    node_agent_configmap: str = ""
+    backup_repository_configmap: str = ""
+    lighterage_configmap: str = DEFAULT_OWN_CONFIGMAP
+    kubeconfig: str = ""
+    kubecontext: str = ""
+    host_pods: str = "/host_pods"
+    cache_dir: str = f"{DEFAULT_SCRATCH}/lighterage"
+    termination_grace: float = 30.0
+    """Seconds that Kubernetes gives the pod to end."""
+
+    @property
+    def unknown_features(self) -> tuple[str, ...]:
+        """Feature flags that no release of Velero is known to have."""
+        return tuple(one for one in self.features if one not in KNOWN_FEATURES)

@@ -1,0 +1,143 @@
+"""What an agent is made of, put together from what its start found out. Nothing runs in here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.base.clock import Clock
+from agent.controllers.controllers import ControllerOptions, Controllers, Exposers
+from agent.controllers.job import Job
+from agent.controllers.machine import NodeLiveness, Timing
+from agent.controllers.status import Definitions, EventSink
+from agent.exposers.csi_snapshot import CsiSnapshotExposer
+from agent.exposers.host_path import HostPods
+from agent.exposers.leftovers import JobExposers, Leftovers
+from agent.exposers.pod_volume import PodVolumeBackupExposer, PodVolumeRestoreExposer
+from agent.exposers.restore import GenericRestoreExposer
+from agent.exposers.settings import ExposerSettings
+from agent.jobs.callbacks import JobTelemetry
+from agent.jobs.objects import ObjectJobs
+from agent.kube.agent_config import AgentConfig
+from agent.kube.api import KubeApi
+from agent.kube.pod_volume_backup import PodVolumeBackup
+from agent.kube.pod_volume_restore import PodVolumeRestore
+from agent.movers.runner import WorkRunner
+from agent.observe.log import Logging
+from agent.observe.metrics import Metrics
+from agent.server.capacity import Capacity
+from agent.server.flags import AgentFlags
+from agent.server.live_configuration import LiveConfiguration
+from agent.server.runners import AgentRunners
+from agent.server.self_test import SelfTest
+
+
+class LocalWorkers(WorkRunner, Protocol):
+    """The workers of this agent (`agent.movers.supervisor.Movers`)."""
+
+    async def warm_up(self) -> None:
+        """Be ready for the first job."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What everything of one agent needs."""
+
+    api: KubeApi
+    clock: Clock
+    rng: random.Random
+    environ: Mapping[str, str]
+    flags: AgentFlags
+    logging: Logging
+    metrics: Metrics
+
+
+def exposer_settings(basis: Basis, config: LiveConfiguration, test: SelfTest) -> ExposerSettings:
+    """The surroundings of all exposers."""
+    return ExposerSettings(
+        api=basis.api,
+        clock=basis.clock,
+        node=basis.flags.node,
+        namespace=basis.flags.namespace,
+        config=config,
+        volumes=HostPods(basis.flags.host_pods),
+        sees_host_pods=test.host_pods,
+    )
+
+
+def all_exposers(settings: ExposerSettings, cache_limit_mb: int) -> Exposers:
+    """How each kind gets at its volumes; `cache_limit_mb` is what Velero allows the cache of a repository (§4.2)."""
+    return Exposers(
+        data_upload=CsiSnapshotExposer(settings),
+        data_download=GenericRestoreExposer(settings, cache_limit_mb),
+        pod_volume_backup=PodVolumeBackupExposer(settings),
+        pod_volume_restore=PodVolumeRestoreExposer(settings),
+    )
+
+
+def leftovers(settings: ExposerSettings, exposers: Exposers) -> Leftovers:
+    """Who finds what agents left behind."""
+    return Leftovers(
+        settings,
+        JobExposers(
+            uploads=exposers.data_upload,
+            downloads=exposers.data_download,
+            backups=exposers.pod_volume_backup,
+            restores=exposers.pod_volume_restore,
+        ),
+    )
+
+
+def controllers(
+    basis: Basis,
+    config: LiveConfiguration,
+    test: SelfTest,
+    *,
+    exposers: Exposers,
+    capacity: Capacity,
+    workers: WorkRunner,
+    definitions: Definitions,
+    events: EventSink,
+    nodes: NodeLiveness,
+) -> Controllers:
+    """The four controllers with all that they call."""
+    flags = basis.flags
+    jobs = ObjectJobs(
+        basis.api,
+        flags.namespace,
+        basis.clock,
+        config,
+        environ=basis.environ,
+        cache_dir=flags.cache_dir,
+        hide=basis.logging.redaction.hide,
+    )
+    options = ControllerOptions(
+        node=flags.node,
+        namespace=flags.namespace,
+        concurrency=capacity.concurrency,
+        prepare_queue_length=config().load_concurrency.prepare_queue_length,
+        pod_volumes=test.pod_volumes,
+        timing=Timing(prepare=flags.prepare_timeout),
+        time_limit=lambda job: time_limit(config(), job),
+        callbacks=JobTelemetry(basis.metrics).callbacks_for,
+    )
+    return Controllers(
+        basis.api,
+        basis.clock,
+        basis.rng,
+        options,
+        exposers=exposers,
+        runners=AgentRunners(local=workers, api=basis.api, clock=basis.clock, rng=basis.rng, namespace=flags.namespace),
+        jobs=jobs,
+        definitions=definitions,
+        events=events,
+        nodes=nodes,
+    )
+
+
+def time_limit(config: AgentConfig, job: Job) -> float:
+    """Seconds that a job may run: for pod volumes what the configuration says; Velero's server ends the others."""
+    return config.pod_volume_timeout if isinstance(job, PodVolumeBackup | PodVolumeRestore) else 0.0
