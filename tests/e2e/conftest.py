@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.agent_switch import STOCK, AgentSwitch
 from tests.e2e.cluster import Cluster
+from tests.e2e.object_store import ObjectStore
 from tests.e2e.velero import Velero
 from tests.e2e.workload import Content, Volume, Workload, differences
 
@@ -29,6 +30,11 @@ def cluster() -> Cluster:
 @pytest.fixture(scope="session")
 def velero(cluster: Cluster) -> Velero:
     return Velero(cluster)
+
+
+@pytest.fixture(scope="session")
+def store(cluster: Cluster) -> ObjectStore:
+    return ObjectStore(cluster)
 
 
 @pytest.fixture

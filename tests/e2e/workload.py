@@ -42,9 +42,9 @@ def differences(before: dict[str, Content], after: dict[str, Content], *, by_sto
 
 
 def _kept_by_stock(entry: list[object]) -> list[object]:
-    """Without the time of a folder, which ends as that of its restore; a link's in microseconds, rounded."""
+    """Without the time of a folder, which ends as that of its restore; a link's in microseconds, rounded up."""
     mode, time = str(entry[0]), int(str(entry[_TIME]))
-    kept = {"d": 0, "l": round(time, -3)}.get(mode[0], time)
+    kept = {"d": 0, "l": -(-time // 1000)}.get(mode[0], time)
     return [*entry[:_TIME], kept, *entry[_TIME + 1 :]]
 
 
