@@ -90,7 +90,8 @@ def applications(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[A
     unique = os.urandom(3).hex()
     made = Applications(cluster, f"{words[:32].strip('-')}-{unique}")
     yield made
-    made.delete()
+    for namespace in made.namespaces:
+        cluster.delete("Namespace", namespace)
     for volume in cluster.list("PersistentVolume"):
         if volume["metadata"]["name"].startswith(made.name):
             cluster.delete("PersistentVolume", volume["metadata"]["name"])
