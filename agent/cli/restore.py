@@ -60,6 +60,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     bytes: Annotated[int, msgspec.Meta(description="of files, written in this run")]
     skipped: Annotated[int, msgspec.Meta(description="files and links that were there already and stay")]
     resumed: Annotated[int, msgspec.Meta(description="files and links that an earlier attempt had completed")]
+    resumed_bytes: Annotated[int, msgspec.Meta(description="of large files that it had not completed, found in place")]
     removed: Annotated[int, msgspec.Meta(description="entries removed, not being in the snapshot")]
     denied: Annotated[int, msgspec.Meta(description="entries whose owner, mode or time could not be set")]
     requests: Annotated[dict[str, int], msgspec.Meta(description="calls to the store by operation")]
@@ -225,6 +226,7 @@ def _result(
         bytes=report.bytes,
         skipped=report.skipped,
         resumed=report.resumed,
+        resumed_bytes=report.resumed_bytes,
         removed=report.removed,
         denied=report.denied,
         requests=requests_by_operation(totals),

@@ -10,10 +10,9 @@ from typing import Final
 
 import structlog
 
-from agent.jobs.volume import Job, volume_of
+from agent.jobs.volume import Job, log_fields, volume_of
 from agent.movers.spec import Progress
 from agent.movers.supervisor import JobCallbacks
-from agent.observe.log import job_fields
 from agent.observe.metrics import Metrics
 from agent.observe.worker_metrics import Recorder
 
@@ -39,7 +38,7 @@ class JobTelemetry:
         """For the worker that is about to do this object's job."""
         namespace, volume = volume_of(job)
         recorder = self._metrics.workers.recorder(_OPERATIONS.get(job.kind, "backup"), namespace, volume)
-        logger = _log.bind(**job_fields(job.kind, job.metadata.name, f"{namespace}/{volume}", job.metadata.uid))
+        logger = _log.bind(**log_fields(job))
 
         return JobCallbacks(
             on_progress=lambda progress: _record(recorder, progress),

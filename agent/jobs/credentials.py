@@ -40,7 +40,7 @@ class Credentials:
     secret_key: str = field(default="", repr=False)
     session_token: str = field(default="", repr=False)
     origin: str = "what is around the worker: web identity, container or instance role"
-    """Where it is from, for logs."""
+    """Where it is from, for messages and logs."""
 
 
 async def find_credentials(

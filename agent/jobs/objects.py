@@ -2,12 +2,13 @@
 
     object -> location -> repository ready? -> credentials, certificates, password -> JobSpec and Secrets
 
-Nothing is kept between two calls but when a Secret was first missed: each job sees location, Secrets and configuration
-as they are when it begins.
+Nothing is kept between two calls but when a Secret was first missed and which warnings were told: each job sees
+location, Secrets and configuration as they are when it begins.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -38,6 +39,7 @@ from agent.kube.backup_storage_location import AccessMode, BackupStorageLocation
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import Key
+from agent.kube.names import is_dns_subdomain
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.resource import BACKUP_STORAGE_LOCATIONS
@@ -55,6 +57,9 @@ from agent.movers.spec import (
     UrlLocation,
     Work,
 )
+
+_MOST_WARNINGS = 1_000
+"""That are remembered as told."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -92,6 +97,7 @@ class ObjectJobs:
         self._hide = hide
         self._secrets = SecretReader(api, namespace, clock)
         self._repositories = Repositories(api, namespace)
+        self._warned: OrderedDict[tuple[Key, str], None] = OrderedDict()
 
     async def data_upload(self, job: DataUpload, *, path: str, mode: VolumeMode) -> tuple[JobSpec, Secrets]:
         """A backup of a snapshot's volume."""
@@ -144,6 +150,7 @@ class ObjectJobs:
             credentials = await find_credentials(location, self._secrets, self._environ)
         secrets = self._secrets_for(located, credentials, await repository_password(self._secrets))
         self._hide(secret_words(secrets))
+        _log.debug("a job is made", object=str(key), location=storage_location, identity=credentials.origin)
         await self._repositories.ensure(volume_namespace, storage_location)
         spec = JobSpec(
             id=key.name,
@@ -158,6 +165,8 @@ class ObjectJobs:
         return spec, secrets
 
     async def _location(self, name: str) -> BackupStorageLocation:
+        if not is_dns_subdomain(name):  # a name with `/` would lead to another object
+            raise LocationNotFound(f"{name[:64]!r} cannot be the name of a backup storage location")
         try:
             return await self._api.get(BACKUP_STORAGE_LOCATIONS, Key(self._namespace, name))
         except KubeNotFound:
@@ -195,8 +204,14 @@ class ObjectJobs:
         )
 
     def _warn(self, key: Key, warnings: tuple[str, ...]) -> None:
+        """Once for each object: a job is made again and again while it waits."""
         for warning in warnings:
-            _log.warning(warning, job=str(key))
+            if (key, warning) not in self._warned:
+                _log.warning(warning, object=str(key))
+            self._warned[key, warning] = None
+            self._warned.move_to_end((key, warning))
+        while len(self._warned) > _MOST_WARNINGS:
+            self._warned.popitem(last=False)
 
 
 def _restore(snapshot_id: str, path: str, mode: VolumeMode, settings: Settings) -> RestoreTree | RestoreBlock:

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from agent.base.errors import KubeAlreadyExists, RepositoryNotReady, RepositoryRefused
+from agent.base.errors import (
+    KubeAlreadyExists,
+    KubeForbidden,
+    KubeInvalid,
+    KubeNotFound,
+    RepositoryNotReady,
+    RepositoryRefused,
+)
 from agent.kube.api import KubeApi
 from agent.kube.backup_repository import BackupRepository, BackupRepositorySpec, RepositoryPhase
 from agent.kube.meta import Key, ObjectMeta
@@ -37,12 +44,19 @@ class Repositories:
     async def ensure(self, volume_namespace: str, storage_location: str) -> BackupRepository:
         """The one that is ready. May be called again and again; makes it once.
 
-        Raises `RepositoryNotReady` while the server works on it, `RepositoryRefused` with the server's own words, and
-        `KubeError`.
+        Raises `RepositoryNotReady` while the server works on it, `RepositoryRefused` with the server's own words or
+        when this agent may not do what it has to, and `KubeError` for what may heal.
         """
-        found = await self._find(volume_namespace, storage_location)
-        if found is None:
-            found = await self._make(volume_namespace, storage_location)
+        try:
+            found = await self._find(volume_namespace, storage_location)
+            if found is None:
+                found = await self._make(volume_namespace, storage_location)
+        except (KubeForbidden, KubeInvalid, KubeNotFound) as error:
+            raise RepositoryRefused(
+                f"the repository of {volume_namespace} in {storage_location} can be neither found nor made:"
+                f" {error.message}",
+                hint="check the role of the agent's service account and Velero's custom resource definitions",
+            ) from error
         if found.status.phase is RepositoryPhase.READY:
             return found
         if found.status.phase is RepositoryPhase.NOT_READY:

@@ -13,6 +13,7 @@ from agent.base.errors import KubeForbidden, KubeNotFound, KubeUnreadable, Secre
 from agent.kube.api import KubeApi
 from agent.kube.backup_storage_location import SecretKey
 from agent.kube.meta import Key
+from agent.kube.names import is_dns_subdomain
 from agent.kube.resource import SECRETS
 
 PATIENCE_SECONDS: Final = 30.0
@@ -35,6 +36,10 @@ class SecretReader:
         """
         key = Key(self._namespace, where.name)
         what = f"the Secret {key}, which holds {what_for},"
+        if not is_dns_subdomain(where.name):  # a name with `/` would lead to another object
+            raise SecretMissing(
+                f"the Secret {where.name[:64]!r}, which holds {what_for}, cannot exist: that is no name"
+            )
         try:
             secret = await self._api.get(SECRETS, key)
         except KubeNotFound:

@@ -1,4 +1,4 @@
-"""The volume that an object is about, for people: which namespace, which claim or volume of a pod."""
+"""What an object is called in logs and metrics: its volume, for people, and the fields of each line about it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from agent.kube.data_upload import DataUpload
 from agent.kube.names import PVC_NAME_ANNOTATION
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
+from agent.observe.log import job_fields
 
 Job: TypeAlias = DataUpload | DataDownload | PodVolumeBackup | PodVolumeRestore
 
@@ -21,3 +22,8 @@ def volume_of(job: Job) -> tuple[str, str]:
         return job.spec.target_volume.namespace, job.spec.target_volume.pvc
     claim = job.metadata.annotations.get(PVC_NAME_ANNOTATION, "")
     return job.spec.pod.namespace, claim or f"{job.spec.pod.name}/{job.spec.volume}"
+
+
+def log_fields(job: Job) -> dict[str, str]:
+    """For `structlog.contextvars.bound_contextvars`, or a logger of its own."""
+    return job_fields(job.kind, job.metadata.name, "/".join(volume_of(job)), job.metadata.uid)

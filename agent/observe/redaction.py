@@ -33,16 +33,18 @@ class Redaction:
 
     def hide(self, words: Iterable[str]) -> None:
         """From now on these are seen nowhere. The oldest are forgotten when there are thousands."""
-        new = [word for word in words if len(word) >= _SHORTEST]
-        known = len(self._words)
-        for word in new:
-            self._words[word] = None
-            self._words.move_to_end(word)
+        changed = False
+        for word in words:
+            if len(word) >= _SHORTEST:
+                changed |= word not in self._words
+                self._words[word] = None
+                self._words.move_to_end(word)
+        if not changed:
+            return
         while len(self._words) > _MOST_WORDS:
             self._words.popitem(last=False)
-        if new and (len(self._words) != known or self._search is None or known == _MOST_WORDS):
-            longest_first = sorted(self._words, key=len, reverse=True)
-            self._search = re.compile("|".join(map(re.escape, longest_first)))
+        longest_first = sorted(self._words, key=len, reverse=True)
+        self._search = re.compile("|".join(map(re.escape, longest_first)))
 
     def text(self, text: str) -> str:
         """`text` without them, without what looks like one, and without characters that a terminal acts on."""

@@ -12,7 +12,7 @@ from agent.base.errors import AlgorithmUnsupported, CorruptContent
 from agent.repository.compression import decompress
 from agent.repository.encryption import IV_SIZE, Cipher
 from agent.repository.hashing import Hasher
-from agent.repository.ids import content_text
+from agent.repository.ids import ContentId, content_text
 from agent.repository.index_entry import IndexEntry
 from agent.storage.base import Buffer
 
@@ -60,8 +60,12 @@ class ContentCodec:
         self._check_hash(entry, data)
         return data
 
+    def matches(self, cid: ContentId, data: Buffer) -> bool:
+        """Whether `data` hashes to what the id says."""
+        return hmac.compare_digest(self._hasher(data), cid[1:])
+
     def _check_hash(self, entry: IndexEntry, data: Buffer) -> None:
-        if not hmac.compare_digest(self._hasher(data), entry.content[1:]):
+        if not self.matches(entry.content, data):
             raise CorruptContent(f"{describe(entry)} decrypts, but to other bytes than its id says")
 
 

@@ -95,6 +95,10 @@ class ContentReader:
             self._packs.discard(entry.pack)
             return None
 
+    def matches(self, cid: ContentId, data: Buffer) -> bool:
+        """Whether `data` is what this content decompresses to. Thread side."""
+        return self._codec.matches(cid, data)
+
     async def read_many(
         self, cids: Sequence[ContentId], *, on_error: OnError | None = None
     ) -> AsyncIterator[tuple[ContentId, bytes]]:

@@ -20,6 +20,10 @@ class Contents(Protocol):
         """Verified contents, a range of a pack at a time."""
         ...
 
+    def matches(self, cid: ContentId, data: Buffer) -> bool:
+        """Whether `data` is this content. Thread side."""
+        ...
+
 
 async def fetch(
     contents: Contents, cids: Sequence[ContentId]

@@ -43,6 +43,7 @@ from agent.snapshots.fetch import Contents, fetch
 from agent.snapshots.model import DIRECTORY, FILE, SYMLINK, Entry
 from agent.snapshots.restore_plan import Piece, SpillingStack, Window
 from agent.snapshots.restore_report import RestoreReport, partial_restore
+from agent.snapshots.restore_resume import Resumption
 from agent.snapshots.restore_write import Aborted, Directory, File, Sink, metadata_of, spawn
 from agent.snapshots.tree import Objects, bare, find_entry, list_directory
 from agent.volumes.tree_write import Existing, WriteOptions, check_name, open_target
@@ -233,6 +234,9 @@ class _Restore:
                 self._sink = sink = Sink(
                     tasks, pool, self._options.threads, self._report, fail_fast=self._options.fail_fast
                 )
+                self._resumption = Resumption(
+                    self._journal, self._write_options, self._contents.matches, sink, self._report
+                )
                 with SpillingStack(msgspec.msgpack.Decoder(list[_Pending]).decode) as self._stack:
                     if entry.type == DIRECTORY:
                         await self._list(root, entry.obj)
@@ -386,15 +390,12 @@ class _Restore:
 
     async def _plan(self, directory: Directory, entries: Sequence[Entry]) -> None:
         """Plan files and links that are not done."""
-        resumed = self._journal is not None and self._journal.resumed
-        if entries and not directory.fresh and (resumed or self._options.existing is not Existing.OVERWRITE):
-            entries = await self._not_done(directory, entries)
-        directory.left += len(entries)
-        for entry in entries:
-            file = File(directory, entry, _name_bytes(entry.name))
+        files = await self._resumption.files(directory, entries)
+        directory.left += len(files)
+        for file in files:
             try:
                 await self._plan_file(file)
-            except (RepositoryError, StorageError) as error:
+            except (RepositoryError, StorageError, VolumeError) as error:
                 self._sink.give_up(file, error)
             self._sink.planned(file)
 
@@ -402,42 +403,26 @@ class _Restore:
         parsed = parse_object_id(file.entry.obj)
         if not parsed.indirection:
             size = min(file.entry.size, _MAX_LINK) if file.entry.type == SYMLINK else file.entry.size
+            if file.writer is not None:
+                await self._sink.run(file.writer.allocate, file.size)
             await self._add(Piece(file, 0, max(size, 0), parsed.content, parsed.compressed))
             return
         extents = await self._objects.extents(file.entry.obj)
         file.size = extents[-1].offset + extents[-1].length if extents else 0
         if file.entry.type == SYMLINK and file.size > _MAX_LINK:
             raise CorruptObject(f"the symbolic link {file.entry.name!r} has a target of {file.size} bytes")
+        if file.writer is not None:
+            await self._sink.run(file.writer.allocate, file.size)
         for extent in extents:
             await self._add(Piece(file, extent.offset, extent.length, extent.content, extent.compressed))
 
     async def _add(self, piece: Piece[File]) -> None:
+        if await self._resumption.has(piece):
+            return
         piece.job.left += 1
         self._window.add(piece)
         if self._window.full:
             await self._dispatch()
-
-    async def _not_done(self, directory: Directory, entries: Sequence[Entry]) -> list[Entry]:
-        """The entries that have to be written, given what is there."""
-        names = [_name_bytes(entry.name) for entry in entries]
-        found = await self._sink.run(directory.writer.statuses, names)
-        left: list[Entry] = []
-        for entry, name, status in zip(entries, names, found, strict=True):
-            if status is None:
-                left.append(entry)
-            elif self._journal is not None and self._journal.completed(status, entry, self._write_options):
-                self._report.resumed += 1
-            elif self._journal is not None and self._journal.resumed and self._journal.wrote(status):
-                await self._sink.run(directory.writer.remove, name)
-                left.append(entry)
-            elif self._options.existing is Existing.SKIP:
-                self._report.skipped += 1
-            elif self._options.existing is Existing.FAIL:
-                path = directory.child_path(entry.name)
-                self._sink.fail(path, TargetExists(f"{path!r} is in the target already"))
-            else:
-                left.append(entry)
-        return left
 
     # ---- windows ----
 

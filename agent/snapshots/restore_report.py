@@ -41,6 +41,8 @@ class RestoreReport:
     """Files and links that were there already and stay."""
     resumed: int = 0
     """Files and links that an earlier attempt had completed."""
+    resumed_bytes: int = 0
+    """Of large files that an earlier attempt had not completed: what was in its place."""
     removed: int = 0
     """Entries that were not in the snapshot; a directory counts as one."""
     denied: int = 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from agent.base.errors import LighterageError, TargetExists, VolumeError, VolumeOutOfSpace
@@ -100,7 +100,8 @@ class File:
         """Whether every piece is planned."""
         self.error: LighterageError | None = None
         self.buffer: bytearray | None = None
-        self.opening: asyncio.Future[FileWriter | None] | None = None
+        self.opening: Future[FileWriter | None] | None = None
+        """The thread's own: it is there as soon as the file is, whether or not the loop has heard of it."""
         self.writer: FileWriter | None = None
 
 
@@ -203,12 +204,19 @@ class Sink:
 
     # ---- large files ----
 
+    def adopt(self, file: File, writer: FileWriter) -> None:
+        """A file that is there in part, to be written on; from now on it is finished or removed here."""
+        self._large.add(file)
+        file.writer = writer
+        file.opening = Future()
+        file.opening.set_result(writer)
+
     async def _write(self, file: File, offset: int, data: Buffer) -> None:
         try:
             if file.opening is None:
                 self._large.add(file)
-                file.opening = asyncio.ensure_future(self.run(file.directory.writer.create_file, file.name, file.size))
-            file.writer = await asyncio.shield(file.opening)
+                file.opening = self._pool.submit(file.directory.writer.create_file, file.name, file.size)
+            file.writer = await asyncio.shield(asyncio.wrap_future(file.opening))
             if file.writer is not None and file.error is None:
                 await self.run(file.writer.write_at, offset, data)
                 self._report.bytes += len(data)

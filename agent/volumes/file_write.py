@@ -69,6 +69,13 @@ class FileWriter:
         except OSError as error:
             raise self._error("write", error) from error
 
+    def read_at(self, offset: int, length: int) -> bytes:
+        """What is there now; less than `length` at the end of the file. Raises `VolumeError`."""
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise self._error("read back", error) from error
+
     def finish(self, metadata: Metadata) -> bool:
         """Apply owner, mode and time and close; False when some of it was refused. Raises `VolumeError`."""
         try:

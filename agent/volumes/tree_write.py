@@ -196,10 +196,38 @@ class DirectoryWriter:
                     self._unlink(name, directory)
                 except OSError as error:
                     raise self._error(name, "create", error) from error
-            parent = os.dup(directory)
-        writer = FileWriter(
+            writer = self._file_writer(fd, directory, name)
+        try:
+            writer.allocate(size)
+        except BaseException:
+            writer.abort()
+            raise
+        return writer
+
+    def reopen_file(self, name: bytes) -> FileWriter | None:
+        """A file that is there in part, to be written on; None when it cannot be: it is a link, or shared by links.
+
+        Raises `UnsafeName`, `VolumeError`.
+        """
+        check_name(name)
+        with self._target.handles.pinned(self._node) as directory:
+            try:
+                fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                    return None
+                raise self._error(name, "reopen", error) from error
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                os.close(fd)
+                return None
+            return self._file_writer(fd, directory, name)
+
+    def _file_writer(self, fd: int, directory: int, name: bytes) -> FileWriter:
+        options = self._target.options
+        return FileWriter(
             fd,
-            parent,
+            os.dup(directory),
             name,
             self.path,
             owners=options.owners,
@@ -207,12 +235,6 @@ class DirectoryWriter:
             times=options.times,
             sparse=options.sparse,
         )
-        try:
-            writer.allocate(size)
-        except BaseException:
-            writer.abort()
-            raise
-        return writer
 
     def remove_extra(self, keep: Container[bytes]) -> int:
         """Remove what is in this directory and not in `keep`; whole trees, links not followed, mounts not entered.

@@ -1,10 +1,16 @@
 """Who a job is to the object store, and what happens when nobody says."""
 
+from contextlib import AsyncExitStack
+
+import msgspec
 import pytest
 
 from agent.base.errors import LocationInvalid, SecretAwaited, SecretMissing
 from agent.jobs.credentials import aws_credentials, find_credentials, proxy_with_password
 from agent.jobs.secrets import PATIENCE_SECONDS, SecretReader
+from agent.kube.backup_storage_location import SecretKey
+from agent.storage.s3_client import open_client
+from agent.storage.s3_config import S3Config
 from tests.unit.jobs.jobs_kit import KEYS, VELERO, World, bucket
 
 
@@ -98,6 +104,16 @@ async def test_a_missing_or_empty_key_is_told_at_once_and_by_name():
         await found(world, bucket())
 
 
+@pytest.mark.parametrize("name", ["../../other/secrets/x", "a/b", "", "A", "x?y=z"])
+async def test_a_name_that_would_lead_elsewhere_is_asked_for_nowhere(name):
+    world = World()
+    location = bucket()
+    spec = msgspec.structs.replace(location.spec, credential=SecretKey(name=name, key="credentials"))
+    with pytest.raises(SecretMissing, match="is no name"):
+        await found(world, msgspec.structs.replace(location, spec=spec))
+    assert world.kube.requests == []
+
+
 async def test_a_secret_that_may_not_be_read_is_told_as_such():
     world = World()
     world.put_secret("cloud", credentials=KEYS)
@@ -148,3 +164,25 @@ async def test_a_credentials_file_that_is_no_file_is_refused(tmp_path):
 )
 def test_only_a_proxy_with_a_password_goes_with_the_secrets(environ, proxy):
     assert proxy_with_password(environ, "https://s3.example") == proxy
+
+
+async def test_nothing_around_a_worker_comes_before_the_file_it_was_given(tmp_path, monkeypatch):
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "of-the-environment",
+        "AWS_SECRET_ACCESS_KEY": "of-the-environment",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"),
+        "AWS_ROLE_ARN": "arn:aws:iam::1:role/x",
+        "AWS_PROFILE": "other",
+    }.items():
+        monkeypatch.setenv(name, value)
+    world = World()
+    world.put_secret("cloud", credentials=KEYS + b"region = eu-central-1\n")
+    got = await found(world, bucket())
+    file = tmp_path / "credentials"
+    file.write_text(got.text)
+    config = S3Config(bucket="backups", profile=got.profile, credentials_file=str(file))
+    async with AsyncExitStack() as stack:
+        client = await open_client(stack, config, config.region)
+        signer = await client._request_signer._credentials.get_frozen_credentials()
+        assert signer.access_key == "AKIAEXAMPLE"
+        assert client.meta.region_name == "eu-central-1"

@@ -1,8 +1,15 @@
 """From an object to a snapshot in a folder and back, by the engine itself."""
 
+import os
+
+import msgspec
+
 from agent.base.clock import SystemClock
+from agent.jobs.callbacks import JobTelemetry
 from agent.kube.volumes import VolumeMode
 from agent.movers.execute import Execution
+from agent.movers.supervisor import MoverOptions, Movers
+from agent.observe.metrics import Metrics
 from agent.repository.create import CreateOptions
 from agent.repository.repository import Repository
 from agent.snapshots.policy import parse_policy, policy_labels
@@ -76,3 +83,23 @@ async def test_an_upload_is_found_under_velero_s_names_and_comes_back(tmp_path):
     restored = download(snapshot_id=second.snapshot)
     await run(await world.jobs.data_download(restored, path=str(target), mode=kind))
     assert {path.name: path.read_text() for path in target.iterdir()} == {"a": "changed", "b": "second"}
+
+
+async def test_a_real_worker_shows_in_the_metrics_what_it_did(tmp_path):
+    root = tmp_path / "store"
+    await repository_as_the_server_makes_it(root / "kopia" / "shop")
+    source = volume(tmp_path / "source", a="x" * 100_000)
+    clock = SystemClock()
+    metrics = Metrics("node-a", clock)
+    job = upload()
+    spec, secrets = await ready_world(folder(root)).jobs.data_upload(job, path=str(source), mode=VolumeMode.FILESYSTEM)
+    spec = msgspec.structs.replace(spec, cache_dir="", heartbeat=0.05)
+    callbacks = JobTelemetry(metrics).callbacks_for(job)
+    async with Movers(MoverOptions(), clock, os.environ) as movers, movers.job(spec, secrets, callbacks) as running:
+        result = await running.result()
+    text = metrics.render().decode()
+    assert "lighterage_read_bytes_total 100000.0\n" in text
+    assert f"lighterage_uploaded_bytes_total {float(result.uploaded_bytes)}\n" in text
+    assert 'lighterage_files_total{operation="backup",outcome="done"} 1.0\n' in text
+    assert 'lighterage_storage_request_duration_seconds_bucket{le="+Inf",operation="put"}' in text
+    assert "lighterage_worker_memory_bytes 0.0\n" not in text

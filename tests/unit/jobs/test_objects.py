@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+import structlog
 
 from agent.base.errors import (
     KubeUnavailable,
@@ -179,6 +180,9 @@ async def test_a_location_that_does_not_exist_is_told_by_name():
     with pytest.raises(LocationNotFound, match="'nowhere'") as caught:
         await job_of(ready_world(), upload(backup_storage_location="nowhere"))
     assert not caught.value.retryable
+    for name in ("../../secrets/x", "", "a/b"):
+        with pytest.raises(LocationNotFound, match="cannot be the name"):
+            await job_of(ready_world(), upload(backup_storage_location=name))
 
 
 async def test_an_api_server_that_is_away_is_no_fault_of_the_location():
@@ -293,3 +297,28 @@ async def test_two_agents_may_ask_for_the_same_repository():
         await job_of(world, upload())
     with pytest.raises(RepositoryNotReady):
         await job_of(world, upload())
+
+
+@pytest.mark.parametrize("verb", ["list", "create"])
+async def test_an_agent_that_may_not_ask_for_a_repository_says_so(verb):
+    world = ready_world()
+    await world.kube.delete(BACKUP_REPOSITORIES, Key(VELERO, "shop-default-kopia"))
+    world.kube.denied.add((verb, BACKUP_REPOSITORIES.name))
+    with pytest.raises(RepositoryRefused, match="role of the agent") as caught:
+        await job_of(world, upload())
+    assert not caught.value.retryable
+
+
+async def test_a_warning_is_told_once_for_each_object_however_often_it_is_looked_at():
+    world = ready_world(bucket({"regoin": "x"}))
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            await job_of(world, upload(data_mover_config={"ParallelFilesUpload": "many"}))
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert sorted(line["event"][:20] for line in warnings) == ["ParallelFilesUpload ", "backup storage locat"]
+
+
+async def test_every_secret_that_is_read_is_told_to_whoever_keeps_it_out_of_logs():
+    hidden = []
+    await job_of(ready_world(hide=hidden.extend), upload())
+    assert PASSWORD in hidden and "wJalrXUtnFEMI" in hidden

@@ -9,7 +9,7 @@ import pytest
 from agent.base.clock import SystemClock
 from agent.movers import execute
 from agent.movers.memory import WorkerGroup
-from agent.movers.protocol import VERSION, Cancel, Finished, Log, Report, Start
+from agent.movers.protocol import VERSION, Cancel, Finished, Log, Metric, Report, Start
 from agent.movers.worker import ORPHANED, run_job
 from agent.snapshots.model import EntryError
 from agent.snapshots.upload import upload_tree
@@ -57,6 +57,17 @@ async def test_a_job_over_any_link_ends_with_its_result(location, tree):
     assert snapshot.id == finished.result.snapshot
     assert snapshot.tags["snapshot-requester"] == "snapshot-pod-volume" and snapshot.pins == ("velero-pin",)
     assert snapshot.description == "Kopia Uploader"
+
+
+async def test_a_worker_tells_what_it_asked_of_the_store_and_how_much_memory_it_has(location, tree):
+    link = QueueLink(Start(version=VERSION, spec=backup_of(tree, location), secrets=SECRETS))
+    await run_job(link, SystemClock())
+    told = {(m.name, *sorted(m.labels.items())): m.value for m in link.sent if isinstance(m, Metric)}
+    put = (("operation", "put"), ("outcome", "ok"))
+    slots = {key[1][1]: value for key, value in told.items() if key[0] == "storage_latency" and key[2][1] == "put"}
+    assert told["storage_requests", *put] == sum(slots.values()) > 0
+    assert told["storage_bytes", *put] > 20_000 and all(le == "+Inf" or float(le) for le in slots)
+    assert told[("memory_bytes",)] > 10 << 20
 
 
 async def test_a_job_of_another_version_is_refused(location, tree):

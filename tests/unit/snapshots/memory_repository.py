@@ -8,6 +8,7 @@ from agent.base.errors import ContentNotFound, RepositoryError
 from agent.repository.ids import ContentId, ObjectId, content_id, content_text
 from agent.snapshots.directory import encode_directory
 from agent.snapshots.model import DIRECTORY, FILE, SYMLINK, DirectorySummary, Entry
+from agent.storage.base import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,9 @@ class MemoryRepository:
         text = oid.lstrip("I")
         cid = content_id(ord(text[0]) if len(text) % 2 else 0, bytes.fromhex(text[len(text) % 2 :]))
         return [Leaf(0, len(self.data.get(cid, b"")), cid)]
+
+    def matches(self, cid: ContentId, data: Buffer) -> bool:
+        return self.data.get(cid) == bytes(data)
 
     async def read_views(
         self, cids: Sequence[ContentId], *, on_error: Callable[[ContentId, RepositoryError], None] | None = None

@@ -21,7 +21,7 @@ from agent.base.errors import (
 )
 from agent.repository.ids import ContentId, ManifestId, ObjectId, content_text, parse_content_id
 from agent.repository.repository import Repository
-from agent.snapshots import restore_plan, restore_write
+from agent.snapshots import restore_journal, restore_plan, restore_write
 from agent.snapshots.model import DIRECTORY, FILE, Entry, decode_snapshot
 from agent.snapshots.restore import RestoreOptions, restore
 from agent.snapshots.restore_report import RestoreReport
@@ -458,6 +458,76 @@ async def test_what_stood_there_before_a_resumed_restore_is_not_taken_for_restor
     report = await restore(repository, root, target, options=OURS)
     assert report.resumed == 0
     assert tree(target) == {"f": b"new!"}
+
+
+def interrupted(root: Entry, target: Path) -> None:
+    """The target of a restore that was killed before it had made anything."""
+    target.mkdir()
+    restore_journal.begin(os.fsencode(target), root.obj)
+
+
+async def test_a_large_file_that_a_killed_restore_left_is_written_on(
+    repository: MemoryRepository, tmp_path: Path
+) -> None:
+    data = os.urandom(4 << 20)
+    root = repository.directory("r", [repository.file("large", data, 1 << 20)])
+    interrupted(root, tmp_path / "t")
+    half = bytearray(data)
+    half[1 << 20 : 2 << 20] = bytes(1 << 20)  # allocated, not written yet
+    half[(3 << 20) + 5] ^= 1  # torn
+    (tmp_path / "t" / "large").write_bytes(half)
+
+    report = await restore(repository, root, tmp_path / "t", options=OURS)
+
+    fetched = [repository.data[cid] for cid in repository.fetched if len(repository.data[cid]) == 1 << 20]
+    assert sorted(fetched) == sorted([data[1 << 20 : 2 << 20], data[3 << 20 :]])
+    assert (report.resumed_bytes, report.bytes) == (2 << 20, 2 << 20)
+    assert tree(tmp_path / "t") == {"large": data}
+    assert os.stat(tmp_path / "t" / "large").st_mtime_ns == 1_000_000_007
+
+
+async def test_a_file_that_has_become_too_long_is_cut_when_it_is_written_on(
+    repository: MemoryRepository, tmp_path: Path
+) -> None:
+    data = os.urandom(2 << 20)
+    root = repository.directory("r", [repository.file("large", data, 1 << 20)])
+    interrupted(root, tmp_path / "t")
+    (tmp_path / "t" / "large").write_bytes(data + b"more")
+    await restore(repository, root, tmp_path / "t", options=OURS)
+    assert tree(tmp_path / "t") == {"large": data}
+
+
+@pytest.mark.parametrize("kind", ["hard link", "symbolic link", "fifo"])
+async def test_what_a_killed_restore_cannot_have_left_is_replaced_and_never_written_through(
+    repository: MemoryRepository, tmp_path: Path, kind: str
+) -> None:
+    data = os.urandom(2 << 20)
+    root = repository.directory("r", [repository.file("large", data, 1 << 20)])
+    interrupted(root, tmp_path / "t")
+    outside, large = tmp_path / "outside", tmp_path / "t" / "large"
+    outside.write_bytes(b"not yours" * 300_000)
+    if kind == "hard link":
+        os.link(outside, large)
+    elif kind == "symbolic link":
+        large.symlink_to(outside)
+    else:
+        os.mkfifo(large)
+    report = await restore(repository, root, tmp_path / "t", options=OURS)
+    assert outside.read_bytes() == b"not yours" * 300_000
+    assert tree(tmp_path / "t") == {"large": data}
+    assert report.resumed_bytes == 0
+
+
+async def test_a_large_file_whose_rest_is_gone_is_removed_when_it_was_written_on(tmp_path: Path) -> None:
+    repository = MemoryRepository()
+    data = os.urandom(2 << 20)
+    root = repository.directory("r", [repository.file("large", data, 1 << 20)])
+    del repository.data[repository.content(data[1 << 20 :])]
+    interrupted(root, tmp_path / "t")
+    (tmp_path / "t" / "large").write_bytes(data[: 1 << 20] + bytes(1 << 20))
+    with pytest.raises(PartialRestore):
+        await restore(repository, root, tmp_path / "t", options=OURS)
+    assert "large" not in tree(tmp_path / "t")
 
 
 async def test_the_report_can_be_read_while_the_restore_runs(tmp_path: Path) -> None:
