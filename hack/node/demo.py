@@ -16,13 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object
+from tests.e2e.cluster import VELERO_NAMESPACE, Cluster
 from tests.e2e.velero import Movement, Velero
 from tests.e2e.workload import Content, Volume, Workload, differences
 
 NAMESPACE = "shop"
 _LEDGER = (Path(__file__).parent / "manifests" / "ledger.py").read_text()
-_SHOWN = re.compile(r"^(lighter\w*|podVolume\w*|data_\w+|velero\w*)(\{.*\})? [^0].*$")
+_SHOWN = re.compile(
+    r"lighterage_(read|reused|written|uploaded|downloaded)_bytes_total|"
+    r"lighterage_(files|jobs_ended|storage_requests|volume_bytes)_total|lighterage_job_phase_duration_seconds_sum"
+)
 
 
 class Shop(Workload):
@@ -56,7 +59,7 @@ def main() -> None:
         shop.shell("echo '<h1>Lighters for sale</h1>' >/data/site/index.html")
         shop.start_serving()
         shop.write_ledger()
-    before, sold = site(shop), shop.check_ledger()
+    before, sold, counted = site(shop), shop.check_ledger(), metrics(cluster)
     say(f"  {len(before['/data/site'])} entries on the site, {sold} records in the ledger, and it goes on")
     with told(f"velero backup create {name} --include-namespaces shop --snapshot-move-data"):
         velero.backup(name, NAMESPACE, "--snapshot-move-data")
@@ -74,7 +77,7 @@ def main() -> None:
     say(f"\nThe site: {len(before['/data/site'])} entries, {len(wrong)} that differ in content, owner, mode or time")
     say(f"The ledger: {found} records, every one whole, and none of the {sold} from before the backup is missing")
     say(f"GET /index.html: {page}")
-    show_metrics(cluster)
+    show_metrics(counted, metrics(cluster))
     cluster.delete_namespaces([NAMESPACE])
     if wrong or found < sold or "Lighters" not in page:
         say("\n".join(["NOT EQUAL:", *wrong[:20]]))
@@ -108,18 +111,23 @@ def show_movements(movements: list[Movement]) -> None:
         )
 
 
-def show_metrics(cluster: Cluster) -> None:
-    """What each agent counted, without zeros."""
-
-    def address(pod: Object) -> str:
-        return f"http://{pod['status']['podIP']}:8085/metrics"
-
+def metrics(cluster: Cluster) -> dict[str, float]:
+    """What all agents have counted so far."""
+    counted: dict[str, float] = {}
     for pod in cluster.list("Pod", VELERO_NAMESPACE, "role=node-agent"):
-        say(f"\nMetrics of {pod['metadata']['name']}:")
-        with urllib.request.urlopen(address(pod), timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8085/metrics", timeout=10) as answer:
             for line in answer.read().decode().splitlines():
-                if _SHOWN.match(line) and "_bucket" not in line and "_created" not in line:
-                    say(f"  {line}")
+                name, _, value = line.rpartition(" ")
+                if _SHOWN.match(name):
+                    counted[name] = counted.get(name, 0) + float(value)
+    return counted
+
+
+def show_metrics(before: dict[str, float], after: dict[str, float]) -> None:
+    say("\nWhat the agent's metrics have counted meanwhile:")
+    for name, value in sorted(after.items()):
+        if grown := value - before.get(name, 0):
+            say(f"  {name} {grown:,.2f}".replace(".00", ""))
 
 
 if __name__ == "__main__":
