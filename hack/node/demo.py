@@ -127,7 +127,7 @@ def show_metrics(before: dict[str, float], after: dict[str, float]) -> None:
     say("\nWhat the agent's metrics have counted meanwhile:")
     for name, value in sorted(after.items()):
         if grown := value - before.get(name, 0):
-            say(f"  {name} {grown:,.2f}".replace(".00", ""))
+            say(f"  {name} {grown:.10g}")
 
 
 if __name__ == "__main__":
