@@ -12,7 +12,7 @@ from hack.images.layer import Recipe, make_layer
 from hack.images.program_layers import busybox, programs, system_files
 from hack.images.python_layers import interpreter, project, requirements
 from hack.node.layout import Layout
-from hack.node.tools import tool
+from hack.node.tools import CSI_SIDE_CARS, seaweedfs, tool
 
 AGENT = "docker.io/lighterage/lighterage:dev"
 VELERO = "docker.io/velero/velero:v1.18.2"
@@ -77,6 +77,23 @@ IMAGES = {
     ),
 }
 
+KIND_IMAGES = {
+    "csi": Image(
+        "lighterage.test/csi:1",
+        Config(environment=_PATH),
+        lambda: [
+            busybox(),
+            programs("csi", {f"/{name}": tool(name) for name in (*CSI_SIDE_CARS, "csi-test-driver")}),
+        ],
+    ),
+    "s3": Image(
+        "lighterage.test/s3:1",
+        Config(),
+        lambda: [system_files(), programs("s3", {"/weed": seaweedfs()})],
+    ),
+}
+"""What `hack/cluster` runs as plain processes and `hack/kind` as pods."""
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -90,7 +107,7 @@ class Built:
 
 def build(short_name: str, layout: Layout) -> Built:
     """The archive of an image, made only when something that goes into it has changed."""
-    image = IMAGES[short_name]
+    image = (IMAGES | KIND_IMAGES)[short_name]
     layers = [make_layer(recipe, layout.images / "layers") for recipe in image.layers()]
     archive = layout.images / f"{short_name}.tar"
     digest_file = layout.images / f"{short_name}.digest"

@@ -15,9 +15,7 @@ CSI_SOCKET = KUBELET_FOLDER / "plugins" / "dir.csi.lighterage.test" / "csi.sock"
 def object_store(layout: Layout) -> Daemon:
     """SeaweedFS with one identity; every port is its default one, since nothing else lives in this network."""
     config = layout.run / "s3.json"
-    credentials = [{"accessKey": S3_ACCESS_KEY, "secretKey": S3_SECRET_KEY}]
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    config.write_text(json.dumps({"identities": [{"name": "velero", "credentials": credentials, "actions": actions}]}))
+    config.write_text(s3_configuration())
     folder = layout.run / "s3"
     folder.mkdir(exist_ok=True)
     return Daemon(
@@ -37,6 +35,13 @@ def object_store(layout: Layout) -> Daemon:
             "-master.electionTimeout=1s",
         ],
     )
+
+
+def s3_configuration() -> str:
+    """Who may do what, as SeaweedFS reads it."""
+    credentials = [{"accessKey": S3_ACCESS_KEY, "secretKey": S3_SECRET_KEY}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    return json.dumps({"identities": [{"name": "velero", "credentials": credentials, "actions": actions}]})
 
 
 def csi_driver(layout: Layout) -> Daemon:

@@ -31,15 +31,14 @@ SYSTEM: Final = {
 }
 """Programs of the system, and Debian's package of each."""
 CNI_FOLDER: Final = Path("/usr/lib/cni")
+CSI_SIDE_CARS: Final = ("snapshot-controller", "csi-snapshotter", "csi-provisioner")
 GO_TOOLS: Final = (
     "kube-apiserver",
     "kube-controller-manager",
     "kube-scheduler",
     "kubelet",
     "kubectl",
-    "snapshot-controller",
-    "csi-snapshotter",
-    "csi-provisioner",
+    *CSI_SIDE_CARS,
     "csi-test-driver",
     "snapshot-crds",
     "velero",
