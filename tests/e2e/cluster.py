@@ -119,11 +119,24 @@ class Cluster:
         return self.kubectl("exec", "--stdin", f"--namespace={namespace}", pod, "--", *command, given=given)
 
     def describe_velero_namespace(self) -> str:
-        """How things stand, for the message of a test that failed."""
-        kinds = "pods,datauploads,datadownloads,podvolumebackups,podvolumerestores"
-        shown = self.kubectl("get", kinds, f"--namespace={VELERO_NAMESPACE}", "--output=wide")
+        """How things stand, for the message of a test that failed: what has not ended, pods, last events."""
+        lines = []
+        for kind in (
+            "Pod",
+            "PersistentVolumeClaim",
+            "DataUpload",
+            "DataDownload",
+            "PodVolumeBackup",
+            "PodVolumeRestore",
+        ):
+            for found in self.list(kind, VELERO_NAMESPACE):
+                if phase(found) not in {"Completed", "Canceled", "Succeeded"}:
+                    status = found.get("status") or {}
+                    lines.append(
+                        f"{kind} {found['metadata']['name']}: {phase(found)} {status.get('message', '')[:500]}"
+                    )
         events = self.kubectl("get", "events", f"--namespace={VELERO_NAMESPACE}", "--sort-by=.lastTimestamp")
-        return f"{shown}\n{''.join(events.splitlines(keepends=True)[-20:])}"
+        return "\n".join([*lines, *events.splitlines()[-15:]])
 
 
 def run(*command: str, given: str | bytes | None = None, seconds: float = 120) -> str:

@@ -38,7 +38,7 @@ def clean(app: Workload, velero: Velero) -> Iterator[None]:
         return not velero.leftovers([app.namespace], movements)
 
     app.cluster.wait(
-        "nothing is left behind", 30, nothing_left, show=lambda: velero.leftovers([app.namespace], movements)
+        "nothing is left behind", 60, nothing_left, show=lambda: velero.leftovers([app.namespace], movements)
     )
 
 
@@ -143,7 +143,7 @@ def test_volume_that_cannot_be_mounted_fails_with_the_reason(app: Workload, faul
     job = data_upload(app, "files")
     job.wait_for("Accepted", "Prepared", "InProgress")
     with faults.without("csi-driver"):
-        ended = job.wait_for("Failed", "Completed", seconds=75)
+        ended = job.wait_for("Failed", "Completed", seconds=120)
     if phase(ended) == "Failed":
         assert ended["status"]["message"]
 

@@ -38,7 +38,8 @@ def test_there_and_back_again(
         sizes.append(store.size() - before)
     for turn in (1, 2):
         (moved,) = velero.movements(backup=f"{app.namespace}-{turn}")
-        assert moved.incremental_bytes == _CHANGE
+        # The stock agent counts links in what it takes over, and not in what there is.
+        assert _CHANGE - 100 < moved.incremental_bytes <= _CHANGE
         assert sizes[turn] < _CHANGE + _SLACK
 
     # Each agent restores what the other has written.
