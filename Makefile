@@ -60,13 +60,17 @@ cluster-demo: cluster  ## the whole story on a real cluster: back up, lose, rest
 	hack/cluster run $(BIN)/python -m hack.node.demo
 
 cluster-test: cluster  ## end to end on the real cluster: what continuous integration runs
-	hack/cluster run $(BIN)/pytest tests/e2e -m "not slow and not disturbing" -n 4
+	hack/cluster run $(BIN)/pytest tests/e2e -m "not slow and not disturbing and not another" -n 4
 	hack/cluster run $(BIN)/pytest tests/e2e -m "not slow and disturbing"
 	hack/cluster down --purge
 
 e2e: cluster  ## end to end on the real cluster: all of it
-	hack/cluster run $(BIN)/pytest tests/e2e -m "not disturbing" -n 4
+	hack/cluster run $(BIN)/pytest tests/e2e -m "not disturbing and not another" -n 4
 	hack/cluster run $(BIN)/pytest tests/e2e -m disturbing
+	hack/cluster run $(BIN)/pytest tests/e2e -m another -k first_cluster
+	hack/cluster down --lose
+	hack/cluster up
+	hack/cluster run $(BIN)/pytest tests/e2e -m another -k second_cluster
 	hack/cluster down --purge
 
 demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)

@@ -62,12 +62,14 @@ def _inside(command: list[str], **environment: str) -> None:
 
 @cluster.command()
 @click.option("--purge", is_flag=True, help="Also remove what it kept: volumes, bucket, objects. Images stay.")
-def down(purge: bool) -> None:
+@click.option("--lose", is_flag=True, help="Remove all that it kept but the bucket: the next one is another cluster.")
+def down(purge: bool, lose: bool) -> None:
     """End every process, pod, mount and device of the cluster."""
     namespaces.end(_LAYOUT)
-    if purge:
-        shutil.rmtree(_LAYOUT.run, ignore_errors=True)
-    click.echo("down" + (", and nothing kept but images" if purge else ""))
+    for kept in _LAYOUT.run.glob("*") if purge or lose else ():
+        if purge or kept != _LAYOUT.bucket:
+            shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+    click.echo("down" + (", and nothing kept" if purge else ", only the bucket is kept" if lose else ""))
 
 
 @cluster.command()

@@ -69,6 +69,11 @@ class Layout:
         return self.run / "csi"
 
     @property
+    def bucket(self) -> Path:
+        """Where the S3 server keeps what it is given."""
+        return self.run / "s3"
+
+    @property
     def ready(self) -> Path:
         """There while the node is up."""
         return self.run / "ready"

@@ -16,14 +16,13 @@ def object_store(layout: Layout) -> Daemon:
     """SeaweedFS with one identity; every port is its default one, since nothing else lives in this network."""
     config = layout.run / "s3.json"
     config.write_text(s3_configuration())
-    folder = layout.run / "s3"
-    folder.mkdir(exist_ok=True)
+    layout.bucket.mkdir(exist_ok=True)
     return Daemon(
         "s3",
         [
             seaweedfs(),
             "server",
-            f"-dir={folder}",
+            f"-dir={layout.bucket}",
             f"-ip={NODE_IP}",
             "-ip.bind=0.0.0.0",
             "-filer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import configparser
+import json
 from typing import Any
 
 import botocore.session
@@ -33,6 +34,13 @@ class ObjectStore:
             endpoint_url=options["s3Url"],
             config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}),
         )
+
+    def write(self, name: str, value: object) -> None:
+        """A value as JSON."""
+        self._client.put_object(Bucket=self.bucket, Key=name, Body=json.dumps(value).encode())
+
+    def read(self, name: str) -> Any:
+        return json.loads(self._client.get_object(Bucket=self.bucket, Key=name)["Body"].read())
 
     def size(self, prefix: str = "") -> int:
         """Bytes of all objects below a prefix."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.e2e.agent_switch import STOCK, AgentSwitch
 from tests.e2e.cluster import Cluster
 from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.velero import POD_VOLUMES, Velero
@@ -32,6 +33,22 @@ def test_volume_comes_back_equal(
     assert (restored.kind, restored.phase) == ("PodVolumeRestore", "Completed")
     assert_equal(before, app.content())
     assert velero.leftovers([app.namespace], [backed_up, restored]) == []
+
+
+def test_generic_ephemeral_volume_comes_back_equal(
+    agents: AgentSwitch, applications: Applications, assert_equal: Comparison, velero: Velero
+) -> None:
+    if agents.image == STOCK:
+        pytest.skip("the stock agent does not find generic ephemeral volumes (contract §3.3)")
+    app = applications.deploy(Volume("files", kind="ephemeral"))
+    app.make("files", "odd", "small")
+    before = app.content()
+    velero.backup(app.namespace, app.namespace, *POD_VOLUMES)
+
+    applications.delete()
+    velero.restore(app.namespace, app.namespace)
+    app.wait_until_running()
+    assert_equal(before, app.content())
 
 
 def test_volume_of_the_node_comes_back_equal(
