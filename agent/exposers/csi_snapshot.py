@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.base.errors import ExposeError, KubeNotFound, PodBroken, ProvisioningFailed
+from agent.base.errors import KubeNotFound, PodBroken, ProvisioningFailed
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.copies import copy_for, remove_copies
 from agent.exposers.diagnosis import Involved, diagnose
+from agent.exposers.discard import volume_of
 from agent.exposers.events import last_warning
 from agent.exposers.host_path import csi_volume_path
 from agent.exposers.hosting_pod import SNAPSHOT_GROUP, ClaimVolume, PodRequest, hosting_pod, runner_of, volume_path
 from agent.exposers.made import find, find_made, is_being_deleted, is_made_for, make, request_removal
 from agent.exposers.mover_secrets import mover_credential
+from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
 from agent.exposers.settings import ExposerSettings
 from agent.exposers.snapshot_claim import ClaimPlan, SnapshotClaims, snapshot_claim
@@ -53,10 +55,7 @@ class CsiSnapshotExposer:
 
     async def advance(self, job: DataUpload) -> Waiting | Ready | Broken:
         """The next steps towards a pod that has the snapshot's volume."""
-        try:
-            return await self._advance(job)
-        except ExposeError as error:
-            return Broken(error)
+        return await outcome_of(f"{job.kind} {job.key}", self._advance(job))
 
     async def finish(self, job: DataUpload) -> Done:
         """A backup hands nothing over."""
@@ -65,6 +64,7 @@ class CsiSnapshotExposer:
     async def clean_up(self, job: DataUpload) -> Waiting | Done:
         """Pod, claim, volume, both snapshots with their contents, and copied secrets go."""
         left = []
+        record = await find_record(self._api, job)
         pod = await find(self._api, PODS, job.key)
         if pod is not None and is_made_for(pod, job):
             await request_removal(self._api, PODS, pod)
@@ -73,14 +73,13 @@ class CsiSnapshotExposer:
         if not await self._claims.remove(job, claim):
             left.append("the volume")
         if not self._comes_first(job, claim):
-            if not await self._handover.remove_copies(job):
+            if not await self._handover.remove_copies(job, record):
                 left.append("the snapshot")
-            if not await self._handover.remove_source(job):
+            if not await self._handover.remove_source(job, record):
                 left.append(f"the snapshot in {job.spec.source_namespace}")
-        record = await find_record(self._api, job)
         if record is not None and not await remove_copies(self._api, job, record.wanted):
             left.append("copied secrets")
-        return Waiting(f"{' and '.join(left)} of {job.key} are being deleted") if left else Done()
+        return Waiting(f"not deleted yet of {job.key}: {', '.join(left)}") if left else Done()
 
     async def diagnose(self, job: DataUpload) -> tuple[str, ...]:
         """Facts about pod, claim, volume and snapshots."""
@@ -108,7 +107,13 @@ class CsiSnapshotExposer:
             pod = made
         elif record is not None:
             await self._handover.release_source(job, record)
-        return await self._look_at(job, pod)
+        runner = runner_of(pod)
+        if runner is None:
+            raise PodBroken(
+                f"the pod {pod.key} was made by another kind of agent, and cannot be taken over",
+                hint="the next backup is made by this agent from its start",
+            )
+        return await self._look_at(job, pod, runner)
 
     async def _make_pod(self, job: DataUpload, record: SourceRecord | None) -> Pod | Waiting:
         """All steps up to the pod, as far as they are not done."""
@@ -125,6 +130,7 @@ class CsiSnapshotExposer:
             mode=claim.spec.volume_mode,
             storage_class=plan.storage_class,
             topology=plan.topology,
+            avoid_nodes=plan.avoid_nodes,
             spc_t=read_only and plan.mapping.spc_no_relabeling,
         )
         return await self._create_pod(job, request)
@@ -162,33 +168,28 @@ class CsiSnapshotExposer:
             return Waiting(f"there is no DaemonSet to copy the pod from: {error}")
         return await make(self._api, PODS, hosting_pod(request, runner, template, settings.config()), job)
 
-    async def _look_at(self, job: DataUpload, pod: Pod) -> Waiting | Ready | Broken:
+    async def _look_at(self, job: DataUpload, pod: Pod, runner: Runner) -> Waiting | Ready | Broken:
         claim = await find(self._api, PERSISTENT_VOLUME_CLAIMS, job.key)
         if claim is None or claim.status.phase == _LOST:
             raise ProvisioningFailed(f"the claim {job.key} or its volume is gone while the pod {pod.key} needs it")
-        volume = await self._claims.volume_of(claim) if claim.spec.volume_name else None
+        volume = await volume_of(self._api, claim) if claim.spec.volume_name else None
         affinity = volume.spec.node_affinity if volume is not None else None
         state = await state_of_pod(self._api, self._settings.clock, pod, affinity.required if affinity else None)
         if isinstance(state, Running):
-            return await self._ready(job, pod, claim, state.node)
+            path = await self._path(job, pod, claim, runner)
+            return Ready(node=state.node, mode=claim.spec.volume_mode, path=path, runner=runner, pod=pod.metadata.name)
         if isinstance(state, Waiting) and claim.status.phase != _BOUND:
             return await self._why_unbound(job, claim) or state
         return state
 
-    async def _ready(self, job: DataUpload, pod: Pod, claim: PersistentVolumeClaim, node: str) -> Ready:
-        runner, mode = runner_of(pod), claim.spec.volume_mode
-        if runner is None:
-            raise PodBroken(
-                f"the pod {pod.key} was made by another kind of agent, and cannot be taken over",
-                hint="the next backup is made by this agent from its start",
-            )
+    async def _path(self, job: DataUpload, pod: Pod, claim: PersistentVolumeClaim, runner: Runner) -> str:
+        """As the worker sees it. Only the node's own agent can look; what others say is where it has to be."""
         if runner is Runner.POD:
-            path = volume_path(job)
-        elif node == self._settings.node:
-            path = await self._settings.volumes.find(pod.metadata.uid, claim.spec.volume_name, mode)
-        else:
-            path = csi_volume_path(pod.metadata.uid, claim.spec.volume_name, mode)
-        return Ready(node=node, mode=mode, path=path, runner=runner, pod=pod.metadata.name)
+            return volume_path(job)
+        uid, volume, mode = pod.metadata.uid, claim.spec.volume_name, claim.spec.volume_mode
+        if pod.spec.node_name != self._settings.node:
+            return csi_volume_path(uid, volume, mode)
+        return await self._settings.volumes.find(uid, volume, mode)
 
     async def _why_unbound(self, job: DataUpload, claim: PersistentVolumeClaim) -> Waiting | None:
         """What keeps a claim from getting its volume, in the cluster's words; None when nothing is known."""

@@ -78,6 +78,8 @@ class PodRequest:
     """Of the claim, after mapping: picks the entry of `loadAffinity`; None where that does not apply (§13.8)."""
     topology: NodeSelector | None = None
     """From which nodes the volume can be reached."""
+    avoid_nodes: tuple[str, ...] = ()
+    """Where the volume cannot be attached."""
     node_name: str = ""
     """Past the scheduler, onto this node."""
     node_selector: dict[str, str] = field(default_factory=dict)
@@ -119,7 +121,7 @@ def hosting_pod(request: PodRequest, runner: Runner, template: PodTemplate, conf
         volumes=(_volume(request), *(_mover_volumes(request, template) if moves else ())),
         node_name=request.node_name,
         node_selector=request.node_selector,
-        affinity=None if request.node_name else affinity(allowed, request.topology),
+        affinity=None if request.node_name else affinity(allowed, request.topology, request.avoid_nodes),
         topology_spread_constraints=() if request.node_name else (_spread(request.group),),
         tolerations=tuple(one for one in inherited.tolerations if one.get("key") in _INHERITED_TOLERATIONS),
         restart_policy="Never",

@@ -19,8 +19,9 @@ import structlog
 
 from agent.base.errors import KubeConflict, KubeForbidden, KubeNotFound
 from agent.exposers.contract import Done, Exposer, Waiting
-from agent.exposers.made import request_removal
-from agent.exposers.rebind import settle, throw_away
+from agent.exposers.discard import throw_away
+from agent.exposers.made import every, request_removal
+from agent.exposers.rebind import settle
 from agent.exposers.settings import ExposerSettings
 from agent.kube.codec import ObjectT
 from agent.kube.data_download import DataDownload
@@ -41,7 +42,7 @@ from agent.kube.resource import (
     VOLUME_SNAPSHOTS,
     Resource,
 )
-from agent.kube.selector import EVERYTHING, Selector
+from agent.kube.selector import Selector
 from agent.kube.snapshots import VolumeSnapshot, VolumeSnapshotContent
 from agent.kube.times import Time, ns_from_time
 from agent.kube.volumes import PersistentVolume, PersistentVolumeClaim
@@ -148,11 +149,11 @@ class Leftovers:
         """What carries our label, by the uid in it. Claims and snapshots come before what they are bound to."""
         namespace = self._settings.namespace
         leftovers: list[_Leftover] = [
-            *await self._list(PODS, namespace, _OURS),
-            *await self._list(PERSISTENT_VOLUME_CLAIMS, namespace, _OURS),
-            *await self._list(PERSISTENT_VOLUMES, "", _OURS),
-            *await self._list(VOLUME_SNAPSHOTS, namespace, _OURS),
-            *await self._list(VOLUME_SNAPSHOT_CONTENTS, "", _OURS),
+            *await self._list(PODS, namespace),
+            *await self._list(PERSISTENT_VOLUME_CLAIMS, namespace),
+            *await self._list(PERSISTENT_VOLUMES, ""),
+            *await self._list(VOLUME_SNAPSHOTS, namespace),
+            *await self._list(VOLUME_SNAPSHOT_CONTENTS, ""),
         ]
         found: defaultdict[str, list[_Leftover]] = defaultdict(list)
         for obj in leftovers:
@@ -169,31 +170,25 @@ class Leftovers:
         }
 
     async def _jobs_of(self, resource: Resource[_JobT], exposer: Exposer[_JobT]) -> dict[str, _Job]:
-        """Those that exist, by the uid as labels have it."""
+        """Those that exist, by the uid as labels have it. Raises when some of them cannot be seen: they may exist."""
         jobs: dict[str, _Job] = {}
-        for job in await self._list(resource, self._settings.namespace, EVERYTHING, strictly=True):
-            jobs[valid_name(job.metadata.uid)] = _job(job, exposer)
-        return jobs
-
-    async def _list(
-        self, resource: Resource[ObjectT], namespace: str, selector: Selector, *, strictly: bool = False
-    ) -> list[ObjectT]:
-        """All of them. Kinds that the cluster does not have or does not show have none, unless that would mislead."""
-        found: list[ObjectT] = []
         token = ""
         while True:
-            try:
-                page = await self._api.list(resource, namespace, selector=selector, continue_token=token)
-            except (KubeForbidden, KubeNotFound):
-                if strictly:
-                    raise
-                return found
-            if strictly and page.unreadable:
+            page = await self._api.list(resource, self._settings.namespace, continue_token=token)
+            if page.unreadable:
                 raise page.unreadable[0].error
-            found += page.items
+            for job in page.items:
+                jobs[valid_name(job.metadata.uid)] = _job(job, exposer)
             token = page.continue_token
             if not token:
-                return found
+                return jobs
+
+    async def _list(self, resource: Resource[ObjectT], namespace: str) -> list[ObjectT]:
+        """What carries our label. Kinds that the cluster does not have or does not show have none."""
+        try:
+            return [obj async for obj in every(self._api, resource, namespace, _OURS)]
+        except (KubeForbidden, KubeNotFound):
+            return []
 
 
 def _job(job: _JobT, exposer: Exposer[_JobT]) -> _Job:

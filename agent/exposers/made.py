@@ -5,12 +5,15 @@ A label, since some of them cannot be owned by the job: owners of objects withou
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from agent.base.errors import KubeAlreadyExists, KubeConflict, KubeNotFound, NameTaken
 from agent.kube.api import KubeApi
 from agent.kube.codec import ObjectT
 from agent.kube.meta import Key, KubeObject
 from agent.kube.names import JOB_UID_LABEL, valid_name
 from agent.kube.resource import Resource
+from agent.kube.selector import EVERYTHING, Selector
 
 
 def made_for(job: KubeObject) -> dict[str, str]:
@@ -37,6 +40,20 @@ async def find(api: KubeApi, resource: Resource[ObjectT], key: Key) -> ObjectT |
         return await api.get(resource, key)
     except KubeNotFound:
         return None
+
+
+async def every(
+    api: KubeApi, resource: Resource[ObjectT], namespace: str = "", selector: Selector = EVERYTHING
+) -> AsyncIterator[ObjectT]:
+    """All objects, page by page. Those of another shape than their kind are passed over."""
+    token = ""
+    while True:
+        page = await api.list(resource, namespace, selector=selector, continue_token=token)
+        for item in page.items:
+            yield item
+        token = page.continue_token
+        if not token:
+            return
 
 
 async def find_made(api: KubeApi, resource: Resource[ObjectT], key: Key, job: KubeObject) -> ObjectT | None:

@@ -16,6 +16,7 @@ from agent.kube.pods import Affinity, NodeAffinity, NodeRequirement, NodeSelecto
 from agent.kube.volumes import LabelSelector
 
 _OS_LABEL = "kubernetes.io/os"
+_HOSTNAME_LABEL = "kubernetes.io/hostname"
 _NAME_FIELD = "metadata.name"
 NOT_WINDOWS = NodeRequirement(key=_OS_LABEL, operator="NotIn", values=("windows",))
 
@@ -29,9 +30,13 @@ def load_affinity(entries: Sequence[LoadAffinity], storage_class: str) -> LabelS
     return None
 
 
-def affinity(allowed: LabelSelector | None, topology: NodeSelector | None = None) -> Affinity:
-    """Linux nodes that `allowed` selects and from which a volume of this `topology` can be reached."""
+def affinity(
+    allowed: LabelSelector | None, topology: NodeSelector | None = None, avoided: tuple[str, ...] = ()
+) -> Affinity:
+    """Linux nodes that `allowed` selects, from which a volume of this `topology` can be reached, but not `avoided`."""
     common = (*_requirements(allowed), NOT_WINDOWS)
+    if avoided:
+        common = (*common, NodeRequirement(key=_HOSTNAME_LABEL, operator="NotIn", values=avoided))
     terms = topology.node_selector_terms if topology is not None else ()
     selector = NodeSelector(
         node_selector_terms=tuple(

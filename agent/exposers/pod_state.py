@@ -1,8 +1,8 @@
 """What the status of a pod of ours says: that it runs, that it still may, or that it never will.
 
 What may heal is waited for, with the cluster's own words. Definite are: an image that cannot be had (it is never
-pulled: the agent's own image is on each of its nodes), a container that cannot be made, a pod that ended, and one that
-no node of the cluster may run by its own rules. What the scheduler says about claims never is (contract §13.11).
+pulled: the agent's own image is on each of its nodes), a container whose configuration is wrong, a pod that ended, and
+one that no node of the cluster may run by its own rules. What the scheduler says about claims never is (§13.11).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent.base.errors import KubeForbidden, PodBroken, PodUnschedulable
 from agent.exposers.contract import Broken, Runner, Waiting
 from agent.exposers.events import clip, last_warning
 from agent.exposers.hosting_pod import runner_of
-from agent.exposers.made import is_being_deleted
+from agent.exposers.made import every, is_being_deleted
 from agent.exposers.placement import allows, selects
 from agent.kube.api import KubeApi
 from agent.kube.pods import Condition, ContainerStatus, NodeSelector, Pod, PodPhase
@@ -23,17 +23,9 @@ from agent.kube.times import ns_from_time
 from agent.movers.pod_protocol import JOB_ANNOTATION
 
 _DEFINITE = frozenset(
-    {
-        "ErrImageNeverPull",
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "ImageInspectError",
-        "InvalidImageName",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-    }
+    {"ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError"}
 )
+"""Why containers wait for ever. Not `CreateContainerError`, which a busy node says and takes back."""
 _UNSCHEDULABLE_SECONDS = 45.0
 """How long nodes that fit may take to appear before their lack is definite."""
 _ENDED = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
@@ -87,18 +79,15 @@ async def _unscheduled(api: KubeApi, clock: Clock, pod: Pod, reachable_from: Nod
 
 async def _fits_nowhere(api: KubeApi, pod: Pod, reachable_from: NodeSelector | None) -> bool:
     """Whether there are nodes, and none of them is allowed by the rules of the pod and of its volume."""
-    token, seen = "", 0
-    while True:
-        try:
-            page = await api.list(NODES, continue_token=token)
-        except KubeForbidden:
-            return False
-        seen += len(page.items)
-        if any(allows(pod, one) and (reachable_from is None or selects(reachable_from, one)) for one in page.items):
-            return False
-        token = page.continue_token
-        if not token:
-            return seen > 0 and not page.unreadable
+    there_are_nodes = False
+    try:
+        async for node in every(api, NODES):
+            if allows(pod, node) and (reachable_from is None or selects(reachable_from, node)):
+                return False
+            there_are_nodes = True
+    except KubeForbidden:
+        return False
+    return there_are_nodes
 
 
 def _scheduling(pod: Pod) -> Condition | None:

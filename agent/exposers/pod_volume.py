@@ -8,19 +8,38 @@ way the agent itself has to see the kubelet's folder, to find the volume and to 
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from agent.base.errors import DoneFileFailed, ExposeUnsupported
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
+from agent.exposers.diagnosis import Involved, diagnose
+from agent.exposers.discard import throw_away
 from agent.exposers.done_file import write_done_file
-from agent.exposers.made import find, is_made_for, request_removal
+from agent.exposers.hosting_pod import (
+    POD_VOLUME_GROUP,
+    NodeFolder,
+    PodRequest,
+    hosting_pod,
+    runner_of,
+    volume_path,
+)
+from agent.exposers.made import every, find, find_made, is_made_for, made_for, make, request_removal
+from agent.exposers.mover_secrets import mover_credential
+from agent.exposers.outcome import outcome_of
+from agent.exposers.pod_state import Running, state_of_pod
 from agent.exposers.pod_volume_source import MountedVolume, mounted_volume
+from agent.exposers.restore_claims import DEFAULT_CACHE_MB, cache_claim, cache_key, wants_cache
 from agent.exposers.restore_wait import has_waited
 from agent.exposers.settings import ExposerSettings
 from agent.kube.names import POD_VOLUME_BACKUP_LABEL, POD_VOLUME_RESTORE_LABEL
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
-from agent.kube.resource import PODS
+from agent.kube.pods import Pod, PodTemplate
+from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS
+from agent.kube.selector import Selector
+
+HOST_PODS_VOLUME: Final = "host-pods"
+"""The DaemonSet's volume of the kubelet's `pods` folder (contract §4.4)."""
 
 PodVolumeT = TypeVar("PodVolumeT", PodVolumeBackup, PodVolumeRestore)
 
@@ -33,11 +52,8 @@ class PodVolumeExposer(Generic[PodVolumeT]):
         self._label = label
 
     async def advance(self, job: PodVolumeT) -> Waiting | Ready | Broken:
-        """Find the volume; with a mover pod, make that too and wait until it runs."""
-        found = await self._find(job)
-        if not isinstance(found, MountedVolume):
-            return found
-        return Ready(node=self._settings.node, mode=found.mode, path=found.path, runner=Runner.LOCAL)
+        """Find the volume; where a pod does the work, make that and wait until it runs."""
+        return await outcome_of(f"{job.kind} {job.key}", self._advance(job))
 
     async def finish(self, job: PodVolumeT) -> Waiting | Done | Broken:
         """Nothing: what was read is in the repository."""
@@ -53,11 +69,54 @@ class PodVolumeExposer(Generic[PodVolumeT]):
         return Waiting(f"the pod {job.key} ends")
 
     async def diagnose(self, job: PodVolumeT) -> tuple[str, ...]:
-        """Where the volume is, or why it is not."""
+        """Where the volume is, or why it is not; and facts about the mover pod, if there is one."""
         found = await self._find(job)
         if isinstance(found, MountedVolume):
-            return (f"the volume {job.spec.volume!r} of the pod {found.pod.key} is mounted at {found.path}",)
-        return (found.reason if isinstance(found, Waiting) else str(found.error),)
+            fact = f"the volume {job.spec.volume!r} of the pod {found.pod.key} is mounted at {found.path}"
+        else:
+            fact = found.reason if isinstance(found, Waiting) else str(found.error)
+        if await find(self._settings.api, PODS, job.key) is None:
+            return (fact,)
+        return (*await diagnose(self._settings.api, Involved(pods=(job.key,))), fact)
+
+    async def _advance(self, job: PodVolumeT) -> Waiting | Ready | Broken:
+        settings = self._settings
+        pod = await find_made(settings.api, PODS, job.key, job)
+        if pod is not None and runner_of(pod) is None:
+            await request_removal(settings.api, PODS, pod)
+            return Waiting(f"the pod {job.key} of the agent that ran here before ends")
+        found = await self._find(job)
+        if not isinstance(found, MountedVolume):
+            return found
+        runner = settings.runner(found.mode) if pod is None else runner_of(pod)
+        if runner is not Runner.POD:
+            return Ready(node=settings.node, mode=found.mode, path=found.path, runner=Runner.LOCAL)
+        if pod is None:
+            pod = await self._make_pod(job, found)
+        state = await state_of_pod(settings.api, settings.clock, pod)
+        if not isinstance(state, Running):
+            return state
+        return Ready(node=state.node, mode=found.mode, path=volume_path(job), runner=Runner.POD, pod=pod.metadata.name)
+
+    async def _make_pod(self, job: PodVolumeT, found: MountedVolume) -> Pod:
+        settings, config = self._settings, self._settings.config()
+        template = await settings.pod_template()
+        request = PodRequest(
+            job=job,
+            label=self._label,
+            group=POD_VOLUME_GROUP,
+            volume=NodeFolder(_path_on_node(template, found)),
+            mode=found.mode,
+            node_name=settings.node,
+            privileged=config.privileged_fs_backup,
+            credential=await mover_credential(settings, job.spec.backup_storage_location),
+            cache_claim=await self._cache(job),
+        )
+        return await make(settings.api, PODS, hosting_pod(request, Runner.POD, template, config), job)
+
+    async def _cache(self, job: PodVolumeT) -> str:
+        """The name of a claim for the caches of the mover pod; empty for none."""
+        return ""
 
     async def _find(self, job: PodVolumeT) -> MountedVolume | Waiting | Broken:
         settings = self._settings
@@ -82,8 +141,10 @@ class PodVolumeBackupExposer(PodVolumeExposer[PodVolumeBackup]):
 class PodVolumeRestoreExposer(PodVolumeExposer[PodVolumeRestore]):
     """Volumes to write, of pods that wait for that."""
 
-    def __init__(self, settings: ExposerSettings) -> None:
+    def __init__(self, settings: ExposerSettings, cache_limit_mb: int = DEFAULT_CACHE_MB) -> None:
+        """`cache_limit_mb` is what the repository's own configuration allows its cache (contract §4.2)."""
         super().__init__(settings, POD_VOLUME_RESTORE_LABEL)
+        self._cache_limit_mb = cache_limit_mb
 
     async def finish(self, job: PodVolumeRestore) -> Waiting | Done | Broken:
         """Write the done file (contract §7.3); a pod that was told so before and has gone on needs none."""
@@ -100,3 +161,36 @@ class PodVolumeRestoreExposer(PodVolumeExposer[PodVolumeRestore]):
         except DoneFileFailed as error:
             return Broken(error)
         return Done()
+
+    async def clean_up(self, job: PodVolumeRestore) -> Waiting | Done:
+        """Remove the mover pod, and the claim for its caches with its volume."""
+        api = self._settings.api
+        state = await super().clean_up(job)
+        claim = await find(api, PERSISTENT_VOLUME_CLAIMS, cache_key(job))
+        if claim is not None and is_made_for(claim, job):
+            await throw_away(api, claim, made_for(job))
+            return Waiting(f"the claim {claim.key} goes")
+        async for volume in every(api, PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job))):
+            return Waiting(f"the storage deletes the volume {volume.metadata.name}")
+        return state
+
+    async def _cache(self, job: PodVolumeRestore) -> str:
+        settings, config = self._settings, self._settings.config()
+        if not wants_cache(config, job.spec.snapshot_size):
+            return ""
+        claim = cache_claim(job, config.cache_pvc.storage_class, self._cache_limit_mb, settings.node)
+        found = await find_made(settings.api, PERSISTENT_VOLUME_CLAIMS, claim.key, job)
+        return (found or await make(settings.api, PERSISTENT_VOLUME_CLAIMS, claim, job)).metadata.name
+
+
+def _path_on_node(template: PodTemplate, found: MountedVolume) -> str:
+    """The volume's folder as the node itself sees it, where the agent sees it below its own mount."""
+    volume = template.spec.volume(HOST_PODS_VOLUME)
+    if volume is None or volume.host_path is None:
+        raise ExposeUnsupported(
+            f"the agent's DaemonSet has no volume {HOST_PODS_VOLUME} of the node, so no mover pod can mount "
+            f"{found.path}",
+            hint="install Velero with --use-node-agent and without --node-agent-disable-host-path",
+        )
+    below = found.path.index(f"/{found.pod.metadata.uid}/")
+    return volume.host_path.path.rstrip("/") + found.path[below:]

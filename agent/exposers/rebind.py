@@ -11,13 +11,13 @@ is left of the steps is done even for a restore that is taken back; before that,
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
 from agent.base.errors import KubeInvalid, RebindFailed
 from agent.exposers.contract import Broken, Done, Waiting
-from agent.exposers.made import find, is_made_for, made_for, request_removal
+from agent.exposers.discard import discard
+from agent.exposers.made import every, find, is_made_for, made_for, request_removal
+from agent.exposers.rebind_mark import MARK_ANNOTATION, RESTORED_ANNOTATION, Mark, mark_of
 from agent.kube.api import KubeApi
 from agent.kube.codec import JsonObject
 from agent.kube.data_download import DataDownload
@@ -27,32 +27,8 @@ from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PO
 from agent.kube.selector import Selector
 from agent.kube.volumes import ObjectReference, PersistentVolume, PersistentVolumeClaim, ReclaimPolicy
 
-MARK_ANNOTATION: Final = "lighterage.io/rebind"
-"""On a PersistentVolume that is on its way to its user: a `Mark`."""
-RESTORED_ANNOTATION: Final = "lighterage.io/restored-by"
-"""On one that has arrived: uid of the DataDownload. It stays, while the label `JOB_UID_LABEL` goes."""
-
 _BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 _BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
-
-
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """What has to be known of a volume whose claim of ours may be gone."""
-
-    volume_uid: str
-    """A copy of the object, which backup tools make, is not on its way to anywhere."""
-    reclaim_policy: ReclaimPolicy
-    """What it was, and shall be again."""
-    claim_namespace: str
-    claim_name: str
-    claim_uid: str
-    target_namespace: str
-    target_name: str
-
-    @property
-    def target(self) -> Key:
-        """Of the user's claim."""
-        return Key(self.target_namespace, self.target_name)
 
 
 def target_of(job: DataDownload) -> Key:
@@ -66,18 +42,9 @@ async def our_claim(api: KubeApi, job: DataDownload) -> PersistentVolumeClaim | 
     return found if found is not None and is_made_for(found, job) else None
 
 
-def mark_of(volume: PersistentVolume) -> Mark | None:
-    """The mark of a volume; None when it has none, or one that is not ours."""
-    try:
-        mark = msgspec.json.decode(volume.metadata.annotations.get(MARK_ANNOTATION, ""), type=Mark)
-    except (msgspec.MsgspecError, ValueError):
-        return None
-    return mark if mark.volume_uid == volume.metadata.uid else None
-
-
-async def tracked_volumes(api: KubeApi, job: DataDownload) -> tuple[PersistentVolume, ...]:
+async def tracked_volumes(api: KubeApi, job: DataDownload) -> list[PersistentVolume]:
     """Those of a DataDownload that are on their way to somewhere; there are two at most."""
-    return (await api.list(PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job)))).items
+    return [volume async for volume in every(api, PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job)))]
 
 
 async def hand_over(api: KubeApi, job: DataDownload) -> Waiting | Done | Broken:
@@ -166,42 +133,6 @@ async def settle(api: KubeApi, volume: PersistentVolume, namespace: str) -> Wait
     return Waiting(f"the storage deletes the volume {volume.metadata.name}")
 
 
-async def throw_away(api: KubeApi, claim: PersistentVolumeClaim, labels: dict[str, str]) -> None:
-    """Have a claim of ours deleted with its volume, also one that was made for it and is not bound to it yet.
-
-    The labels say whose the volume is (`made_for`), once the claim does not.
-    """
-    name = claim.spec.volume_name or f"pvc-{claim.metadata.uid}"  # the provisioners' own rule
-    volume = await find(api, PERSISTENT_VOLUMES, Key("", name))
-    reference = volume.spec.claim_ref if volume is not None else None
-    if volume is not None and reference is not None and reference.uid == claim.metadata.uid:
-        await discard(api, volume, labels)
-    await request_removal(api, PERSISTENT_VOLUME_CLAIMS, claim, unchanged=True)
-
-
-async def discard(api: KubeApi, volume: PersistentVolume, labels: dict[str, str]) -> None:
-    """Have a volume deleted as soon as our claim is gone. The labels say whose it is, once the claim does not."""
-    mark = mark_of(volume)
-    spec: JsonObject = {}
-    if volume.spec.persistent_volume_reclaim_policy is not ReclaimPolicy.DELETE:
-        spec["persistentVolumeReclaimPolicy"] = ReclaimPolicy.DELETE.value
-    if mark is not None and (volume.spec.claim_ref is None or volume.spec.claim_ref.uid != mark.claim_uid):
-        # Only a volume whose claim is gone by uid becomes Released, and only what is Released is deleted.
-        spec["claimRef"] = {
-            "kind": "PersistentVolumeClaim",
-            "namespace": mark.claim_namespace,
-            "name": mark.claim_name,
-            "uid": mark.claim_uid,
-            "resourceVersion": None,
-        }
-    if not spec and mark is None and labels.items() <= volume.metadata.labels.items():
-        return
-    patch: JsonObject = {"metadata": {"labels": {**labels}, "annotations": {MARK_ANNOTATION: None}}}
-    if spec:
-        patch["spec"] = spec
-    await api.patch(PERSISTENT_VOLUMES, volume.key, patch, resource_version=volume.metadata.resource_version)
-
-
 async def _volume(api: KubeApi, job: DataDownload, ours: PersistentVolumeClaim | None) -> PersistentVolume | None:
     """The restored volume: that of our claim, or the marked one when the claim is gone."""
     if ours is not None:
@@ -262,14 +193,10 @@ async def _let_go(api: KubeApi, job: DataDownload, ours: PersistentVolumeClaim, 
 
 
 async def _is_attached(api: KubeApi, volume: str) -> bool:
-    token = ""
-    while True:
-        page = await api.list(VOLUME_ATTACHMENTS, continue_token=token)
-        if any(attachment.spec.source.persistent_volume_name == volume for attachment in page.items):
+    async for attachment in every(api, VOLUME_ATTACHMENTS):
+        if attachment.spec.source.persistent_volume_name == volume:
             return True
-        token = page.continue_token
-        if not token:
-            return False
+    return False
 
 
 async def _point_to(api: KubeApi, target: PersistentVolumeClaim, volume: str) -> PersistentVolumeClaim:

@@ -12,31 +12,41 @@ from __future__ import annotations
 
 from typing import Final
 
-from agent.base.errors import ExposeError, PodBroken, ProvisioningFailed, RebindFailed, SourceGone
+from agent.base.errors import PodBroken, ProvisioningFailed, RebindFailed, SourceGone
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.copies import Wanted, copy_for, remove_copies
+from agent.exposers.diagnosis import Involved, diagnose
+from agent.exposers.discard import throw_away
 from agent.exposers.events import last_warning
 from agent.exposers.host_path import csi_volume_path
 from agent.exposers.hosting_pod import RESTORE_GROUP, ClaimVolume, PodRequest, hosting_pod, runner_of, volume_path
 from agent.exposers.made import find, find_made, is_being_deleted, is_made_for, made_for, make, request_removal
 from agent.exposers.mover_secrets import mover_credential
+from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
-from agent.exposers.rebind import hand_over, settle, target_of, throw_away, tracked_volumes
-from agent.exposers.restore_claims import SELECTED_NODE, cache_claim, cache_key, restore_claim
+from agent.exposers.rebind import hand_over, settle, target_of, tracked_volumes
+from agent.exposers.restore_claims import (
+    DEFAULT_CACHE_MB,
+    SELECTED_NODE,
+    cache_claim,
+    cache_key,
+    restore_claim,
+    wants_cache,
+)
 from agent.exposers.settings import ExposerSettings
 from agent.kube.data_download import DataDownload
 from agent.kube.meta import Key
 from agent.kube.names import DATA_DOWNLOAD_LABEL
-from agent.kube.pods import Pod
+from agent.kube.pods import NodeSelector, Pod
 from agent.kube.resource import (
     PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
     PODS,
     STORAGE_CLASSES,
 )
 from agent.kube.volumes import BindingMode, PersistentVolumeClaim
 
 _HOST_NAME: Final = "kubernetes.io/hostname"
-DEFAULT_CACHE_MB: Final = 5_000
 
 
 class GenericRestoreExposer:
@@ -49,10 +59,7 @@ class GenericRestoreExposer:
 
     async def advance(self, job: DataDownload) -> Waiting | Ready | Broken:
         """Steps 1 to 6: claims, pod, and where the volume is once the pod runs."""
-        try:
-            return await self._advance(job)
-        except ExposeError as error:
-            return Broken(error)
+        return await outcome_of(f"{job.kind} {job.key}", self._advance(job))
 
     async def finish(self, job: DataDownload) -> Waiting | Done | Broken:
         """Step 7."""
@@ -79,18 +86,10 @@ class GenericRestoreExposer:
         return Waiting("; ".join(left)) if left else Done()
 
     async def diagnose(self, job: DataDownload) -> tuple[str, ...]:
-        """What the pod, our claim and the user's claim are, in the cluster's own words."""
-        api, facts = self._settings.api, list[str]()
-        pod = await find(api, PODS, job.key)
-        if pod is not None:
-            facts.append(f"the pod {pod.key} is {pod.status.phase or 'new'}{await self._words(pod)}")
-        for key in (job.key, target_of(job)):
-            claim = await find(api, PERSISTENT_VOLUME_CLAIMS, key)
-            if claim is None:
-                facts.append(f"the claim {key} does not exist")
-            else:
-                facts.append(f"the claim {key} is {claim.status.phase or 'new'}{await self._words(claim)}")
-        return tuple(facts)
+        """Facts about the pod, our claims, the user's claim and their volumes."""
+        return await diagnose(
+            self._settings.api, Involved(pods=(job.key,), claims=(job.key, cache_key(job), target_of(job)))
+        )
 
     async def _advance(self, job: DataDownload) -> Waiting | Ready | Broken:
         api = self._settings.api
@@ -109,12 +108,20 @@ class GenericRestoreExposer:
         claim = await find_made(api, PERSISTENT_VOLUME_CLAIMS, job.key, job)
         if claim is None:
             raise ProvisioningFailed(f"the claim {job.key} that was to be restored to was removed by somebody")
-        state = await state_of_pod(api, self._settings.clock, pod)
+        state = await state_of_pod(api, self._settings.clock, pod, await self._reachable_from(pod, claim))
         if isinstance(state, Running):
             return await self._ready(pod, state.node, claim, job)
         if isinstance(state, Waiting) and not claim.spec.volume_name:
             return await self._unprovisioned(claim, state)
         return state
+
+    async def _reachable_from(self, pod: Pod, claim: PersistentVolumeClaim) -> NodeSelector | None:
+        """The nodes that the volume allows, as long as the pod has none."""
+        if pod.spec.node_name or not claim.spec.volume_name:
+            return None
+        volume = await find(self._settings.api, PERSISTENT_VOLUMES, Key("", claim.spec.volume_name))
+        affinity = volume.spec.node_affinity if volume is not None else None
+        return affinity.required if affinity is not None else None
 
     async def _make(self, job: DataDownload, target: PersistentVolumeClaim) -> Pod | Waiting:
         """The claim, then the pod."""
@@ -165,7 +172,7 @@ class GenericRestoreExposer:
         cache, credential = "", None
         if runner is Runner.POD:
             credential = await mover_credential(settings, job.spec.backup_storage_location)
-            if self._wants_cache(job):
+            if wants_cache(config, job.spec.snapshot_size):
                 claim = cache_claim(job, config.cache_pvc.storage_class, self._cache_limit_mb)
                 cache = (await self._claim(job, claim)).metadata.name
         request = PodRequest(
@@ -181,11 +188,6 @@ class GenericRestoreExposer:
         )
         pod = hosting_pod(request, runner, await settings.pod_template(), config)
         return await make(settings.api, PODS, pod, job)
-
-    def _wants_cache(self, job: DataDownload) -> bool:
-        cache = self._settings.config().cache_pvc
-        size = job.spec.snapshot_size
-        return bool(cache.storage_class) and (size == 0 or size >= cache.resident_threshold_mb << 20)
 
     async def _ready(self, pod: Pod, node: str, claim: PersistentVolumeClaim, job: DataDownload) -> Waiting | Ready:
         settings, mode = self._settings, claim.spec.volume_mode
@@ -210,7 +212,3 @@ class GenericRestoreExposer:
     def _copies(self) -> Wanted:
         config = self._settings.config().restore_pvc
         return Wanted(config.secret_names, config.config_map_names)
-
-    async def _words(self, obj: Pod | PersistentVolumeClaim) -> str:
-        words = await last_warning(self._settings.api, obj)
-        return f": {words}" if words else ""

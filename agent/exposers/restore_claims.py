@@ -6,8 +6,9 @@ from typing import Final
 
 from agent.exposers.hosting_pod import owner_of
 from agent.exposers.made import made_for
+from agent.kube.agent_config import AgentConfig
 from agent.kube.data_download import DataDownload
-from agent.kube.meta import Key, ObjectMeta
+from agent.kube.meta import Key, KubeObject, ObjectMeta
 from agent.kube.volumes import (
     PersistentVolumeClaim,
     PersistentVolumeClaimSpec,
@@ -17,14 +18,23 @@ from agent.kube.volumes import (
 SELECTED_NODE: Final = "volume.kubernetes.io/selected-node"
 """Annotation of a claim: where the scheduler put the first pod that uses it."""
 
+DEFAULT_CACHE_MB: Final = 5_000
+"""What a repository's own configuration allows its cache unless it says otherwise (contract §4.2)."""
+
 _BINDING = frozenset({"pv.kubernetes.io/bind-completed", "pv.kubernetes.io/bound-by-controller"})
 _MIB = 1 << 20
 _GIB = 1 << 30
 
 
-def cache_key(job: DataDownload) -> Key:
+def cache_key(job: KubeObject) -> Key:
     """Of the claim for caches."""
     return Key(job.metadata.namespace, f"{job.metadata.name}-cache")
+
+
+def wants_cache(config: AgentConfig, snapshot_size: int) -> bool:
+    """Whether a mover pod gets a volume for its caches; a size of 0 is one that nobody knows."""
+    cache = config.cache_pvc
+    return bool(cache.storage_class) and (snapshot_size == 0 or snapshot_size >= cache.resident_threshold_mb * _MIB)
 
 
 def restore_claim(job: DataDownload, target: PersistentVolumeClaim, node: str) -> PersistentVolumeClaim:
@@ -50,15 +60,22 @@ def restore_claim(job: DataDownload, target: PersistentVolumeClaim, node: str) -
     )
 
 
-def cache_claim(job: DataDownload, storage_class: str, limit_mb: int) -> PersistentVolumeClaim:
-    """A claim with room for the repository's cache limit and a fifth more, in whole GiB."""
+def cache_claim(job: KubeObject, storage_class: str, limit_mb: int, node: str = "") -> PersistentVolumeClaim:
+    """A claim with room for the repository's cache limit and a fifth more, in whole GiB.
+
+    `node` is for pods that no scheduler sees, which would tell the provisioner where they are.
+    """
     size = -(-limit_mb * _MIB * 6 // 5 // _GIB)
     key = cache_key(job)
     return PersistentVolumeClaim(
         api_version="v1",
         kind="PersistentVolumeClaim",
         metadata=ObjectMeta(
-            name=key.name, namespace=key.namespace, labels=made_for(job), owner_references=(owner_of(job),)
+            name=key.name,
+            namespace=key.namespace,
+            labels=made_for(job),
+            annotations={SELECTED_NODE: node} if node else {},
+            owner_references=(owner_of(job),),
         ),
         spec=PersistentVolumeClaimSpec(
             access_modes=("ReadWriteOnce",),

@@ -81,6 +81,9 @@ class DoneFolders:
                 return
             _log.warning("a done file stays in a volume", pod=str(key), error=str(error), code=error.code)
             self._forget(pod)
+        except Exception:  # noqa: BLE001  # a mistake of ours about one pod must not stop all others
+            _log.exception("cannot clean the volumes of a restored pod", pod=str(key))
+            self._forget(pod)
         else:
             self._forget(pod)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.base.errors import ExposeUnsupported, ProvisioningFailed, SourceGone
+from agent.exposers.discard import throw_away
 from agent.exposers.hosting_pod import owner_of
-from agent.exposers.made import find, is_made_for, made_for, request_removal
+from agent.exposers.made import every, find, is_made_for, made_for
 from agent.exposers.settings import ExposerSettings
 from agent.exposers.snapshot_handover import handle_of
 from agent.exposers.snapshot_record import SourceRecord
 from agent.kube.agent_config import BackupPVC
-from agent.kube.api import KubeApi
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import Key, ObjectMeta
 from agent.kube.pods import NodeSelector
 from agent.kube.quantities import parse_bytes
-from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES
+from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES, VOLUME_ATTACHMENTS
 from agent.kube.selector import Selector
 from agent.kube.snapshots import VolumeSnapshot, VolumeSnapshotContent
 from agent.kube.volumes import (
@@ -25,13 +25,14 @@ from agent.kube.volumes import (
     PersistentVolume,
     PersistentVolumeClaim,
     PersistentVolumeClaimSpec,
-    ReclaimPolicy,
     ResourceRequests,
     StorageClass,
     VolumeMode,
 )
 
+_LATE = BindingMode.WAIT_FOR_FIRST_CONSUMER
 _SNAPSHOT_GROUP = "snapshot.storage.k8s.io"
+_LINKED_CLONE_ANNOTATION = "csi.vsphere.volume/fast-provisioning"
 _FS_TYPE_PARAMETERS = ("csi.storage.k8s.io/fstype", "fstype")
 _WINDOWS_FILE_SYSTEMS = frozenset({"ntfs"})
 
@@ -45,6 +46,8 @@ class ClaimPlan:
     mapping: BackupPVC
     topology: NodeSelector | None
     """From which nodes its volume will be reachable, where only the scheduler's choice decides that."""
+    avoid_nodes: tuple[str, ...] = ()
+    """Where its volume cannot be attached: a linked clone of vSphere not where its source is."""
 
 
 class SnapshotClaims:
@@ -62,10 +65,15 @@ class SnapshotClaims:
         storage_class = await self._class(name)
         if storage_class is not None:
             _check_file_system(job, storage_class)
+        late = storage_class is not None and storage_class.volume_binding_mode is _LATE
+        linked = mapping.annotations.get(_LINKED_CLONE_ANNOTATION) == "true"
+        source = await self._source_volume(job) if late or linked else None
         topology = None
-        if storage_class is not None and storage_class.volume_binding_mode is BindingMode.WAIT_FOR_FIRST_CONSUMER:
-            topology = await self._source_topology(job)
-        return ClaimPlan(name, mapping, topology)
+        if late:
+            affinity = source.spec.node_affinity if source is not None else None
+            topology = affinity.required if affinity is not None else None
+        avoided = await self._nodes_of(source) if linked and source is not None else ()
+        return ClaimPlan(name, mapping, topology, avoided)
 
     async def record(
         self, job: DataUpload, plan: ClaimPlan, snapshot: VolumeSnapshot, content: VolumeSnapshotContent
@@ -77,33 +85,20 @@ class SnapshotClaims:
         if not size:
             claim_name = job.spec.source_pvc
             raise SourceGone(f"neither the VolumeSnapshot {snapshot.key} nor the claim {claim_name} tells a size")
-        if claim is not None:
-            mode = claim.spec.volume_mode
-        else:
-            mode = VolumeMode(content.spec.source_volume_mode or VolumeMode.FILESYSTEM)
+        told = content.spec.source_volume_mode or (claim.spec.volume_mode if claim is not None else "")
         return SourceRecord(
             content=content.metadata.name,
             handle=handle_of(content),
             size=size,
-            mode=mode,
+            mode=VolumeMode.BLOCK if told == VolumeMode.BLOCK else VolumeMode.FILESYSTEM,
             secrets=plan.mapping.secret_names,
             config_maps=plan.mapping.config_map_names,
         )
 
-    async def volume_of(self, claim: PersistentVolumeClaim) -> PersistentVolume | None:
-        """The claim's volume, also one that was made for it and is not bound to it yet."""
-        name = claim.spec.volume_name or f"pvc-{claim.metadata.uid}"  # the provisioners' own rule
-        volume = await find(self._api, PERSISTENT_VOLUMES, Key("", name))
-        reference = volume.spec.claim_ref if volume is not None else None
-        return volume if reference is not None and reference.uid == claim.metadata.uid else None
-
     async def remove(self, job: DataUpload, claim: PersistentVolumeClaim | None) -> bool:
         """Remove the claim and its volume, whatever its class says of volumes; whether both are gone."""
         if claim is not None and is_made_for(claim, job):
-            volume = await self.volume_of(claim)
-            if volume is not None:
-                await _doom(self._api, job, volume)
-            await request_removal(self._api, PERSISTENT_VOLUME_CLAIMS, claim, unchanged=True)
+            await throw_away(self._api, claim, made_for(job))
             return False
         left = await self._api.list(PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job)))
         return not left.items
@@ -119,12 +114,17 @@ class SnapshotClaims:
             )
         return found
 
-    async def _source_topology(self, job: DataUpload) -> NodeSelector | None:
+    async def _source_volume(self, job: DataUpload) -> PersistentVolume | None:
         claim = await find(self._api, PERSISTENT_VOLUME_CLAIMS, Key(job.spec.source_namespace, job.spec.source_pvc))
         name = claim.spec.volume_name if claim is not None else ""
-        volume = await find(self._api, PERSISTENT_VOLUMES, Key("", name)) if name else None
-        affinity = volume.spec.node_affinity if volume is not None else None
-        return affinity.required if affinity is not None else None
+        return await find(self._api, PERSISTENT_VOLUMES, Key("", name)) if name else None
+
+    async def _nodes_of(self, volume: PersistentVolume) -> tuple[str, ...]:
+        nodes = set()
+        async for attachment in every(self._api, VOLUME_ATTACHMENTS):
+            if attachment.spec.source.persistent_volume_name == volume.metadata.name:
+                nodes.add(attachment.spec.node_name)
+        return tuple(sorted(nodes))
 
 
 def snapshot_claim(job: DataUpload, plan: ClaimPlan, record: SourceRecord) -> PersistentVolumeClaim:
@@ -146,23 +146,6 @@ def snapshot_claim(job: DataUpload, plan: ClaimPlan, record: SourceRecord) -> Pe
             resources=ResourceRequests(requests={"storage": record.size}),
             data_source=DataSource(api_group=_SNAPSHOT_GROUP, kind="VolumeSnapshot", name=job.metadata.name),
         ),
-    )
-
-
-async def _doom(api: KubeApi, job: DataUpload, volume: PersistentVolume) -> None:
-    """Mark a volume as the job's, so that it is found when its claim is gone, and let it go with its claim."""
-    meta, labels = volume.metadata, made_for(job)
-    policy = volume.spec.persistent_volume_reclaim_policy
-    if labels.items() <= meta.labels.items() and policy is ReclaimPolicy.DELETE:
-        return
-    await api.patch(
-        PERSISTENT_VOLUMES,
-        volume.key,
-        {
-            "metadata": {"labels": {**labels}},
-            "spec": {"persistentVolumeReclaimPolicy": ReclaimPolicy.DELETE.value},
-        },
-        resource_version=meta.resource_version,
     )
 
 

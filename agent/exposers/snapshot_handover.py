@@ -16,7 +16,7 @@ from agent.exposers.contract import Waiting
 from agent.exposers.hosting_pod import owner_of
 from agent.exposers.made import find, is_being_deleted, is_made_for, made_for, make, name_taken, request_removal
 from agent.exposers.settings import ExposerSettings
-from agent.exposers.snapshot_record import SourceRecord, find_record
+from agent.exposers.snapshot_record import SourceRecord
 from agent.exposers.snapshot_state import state_of_snapshot
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import Key, KubeObject, ObjectMeta
@@ -89,20 +89,24 @@ class SnapshotHandover:
         content = await make(self._api, VOLUME_SNAPSHOT_CONTENTS, _content(job, record, source_content), job)
         _check_copies(job, record, snapshot, content)
 
-    async def release_source(self, job: DataUpload, record: SourceRecord) -> bool:
-        """Remove the source's objects but not the storage's snapshot, which `copy` has taken; whether they are gone."""
+    async def release_source(self, job: DataUpload, record: SourceRecord) -> None:
+        """Go on removing the source's objects, but not the storage's snapshot, which `copy` has taken.
+
+        Nothing is removed unless the content is seen to be the recorded one, and to keep its snapshot.
+        """
         snapshot, content = await self._source_now(job, record)
-        if content is not None and content.spec.deletion_policy is not DeletionPolicy.RETAIN:
+        if content is None:
+            return
+        if content.spec.deletion_policy is not DeletionPolicy.RETAIN:
             if is_being_deleted(content):
                 raise SnapshotFailed(f"the VolumeSnapshotContent {record.content} was deleted before it was taken over")
             content = await self._set_policy(content, DeletionPolicy.RETAIN)
         if snapshot is not None:
             await request_removal(self._api, VOLUME_SNAPSHOTS, snapshot)
-        elif content is not None:
+        else:
             await request_removal(self._api, VOLUME_SNAPSHOT_CONTENTS, content)
-        return snapshot is None and content is None
 
-    async def remove_copies(self, job: DataUpload) -> bool:
+    async def remove_copies(self, job: DataUpload, record: SourceRecord | None) -> bool:
         """Remove our VolumeSnapshot, its content and the storage's snapshot; whether they are gone."""
         ours = Key(job.metadata.namespace, job.metadata.name)
         snapshot = await find(self._api, VOLUME_SNAPSHOTS, ours)
@@ -110,14 +114,13 @@ class SnapshotHandover:
             await request_removal(self._api, VOLUME_SNAPSHOTS, snapshot)
             return False
         content = await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", ours.name))
-        if content is None or not _is_copy(content, job):
+        if content is None or not _is_copy(content, job) or not _has_handle(content, record):
             return True
         await request_removal(self._api, VOLUME_SNAPSHOT_CONTENTS, content)
         return False
 
-    async def remove_source(self, job: DataUpload) -> bool:
+    async def remove_source(self, job: DataUpload, record: SourceRecord | None) -> bool:
         """Remove the source's objects together with the storage's snapshot; whether they are gone."""
-        record = await find_record(self._api, job)
         snapshot, content = await self._source_now(job, record)
         if content is not None and not is_being_deleted(content):
             content = await self._set_policy(content, DeletionPolicy.DELETE)
@@ -140,9 +143,7 @@ class SnapshotHandover:
         content = await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", name)) if name else None
         if content is None or _reference(content) != key:
             return snapshot, None
-        if record is not None and handle_of(content) != record.handle:
-            return snapshot, None
-        return snapshot, content
+        return snapshot, content if _has_handle(content, record) else None
 
     async def _set_policy(self, content: VolumeSnapshotContent, policy: DeletionPolicy) -> VolumeSnapshotContent:
         if content.spec.deletion_policy is policy:
@@ -158,6 +159,11 @@ class SnapshotHandover:
 def handle_of(content: VolumeSnapshotContent) -> str:
     """By which the storage knows the snapshot; empty while it does not."""
     return content.status.snapshot_handle or content.spec.source.snapshot_handle
+
+
+def _has_handle(content: VolumeSnapshotContent, record: SourceRecord | None) -> bool:
+    """Whether it is of the recorded snapshot, as far as one is recorded."""
+    return record is None or handle_of(content) == record.handle
 
 
 def _content_name(snapshot: VolumeSnapshot) -> str:
@@ -189,7 +195,7 @@ def _check_copies(
             raise name_taken(one)
         if is_being_deleted(one):
             raise SnapshotFailed(f"the {one.kind} {one.key}, which the volume is made from, is being deleted")
-    if content is not None and content.spec.source.snapshot_handle != record.handle:
+    if content is not None and not _has_handle(content, record):
         raise name_taken(content)
 
 

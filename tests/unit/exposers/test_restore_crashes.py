@@ -6,6 +6,7 @@ never a volume that nobody knows of.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from agent.exposers.restore import GenericRestoreExposer
 from agent.kube.data_download import DataDownload
 from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS
 from agent.kube.volumes import ReclaimPolicy
-from tests.unit.exposers.restore_kit import TARGET, Killed, RestoreCluster
+from agent.testing.crashing_kube import CrashingKube, Died
+from tests.unit.exposers.restore_kit import TARGET, RestoreCluster
 from tests.unit.exposers.test_restore import (
     assert_handed_over,
     assert_nothing_left,
@@ -56,9 +58,9 @@ async def fail(cluster: RestoreCluster, exposer: GenericRestoreExposer, job: Dat
 
 async def requests_of(life: Life, policy: ReclaimPolicy) -> int:
     cluster = RestoreCluster(reclaim_policy=policy)
-    job, exposer = await cluster.begin(), cluster.exposer()
-    await life(cluster, exposer, job, Memory())
-    return cluster.api.count
+    job, api = await cluster.begin(), CrashingKube(cluster.kube)
+    await life(cluster, cluster.exposer(api), job, Memory())
+    return api.requests
 
 
 async def died(
@@ -67,16 +69,14 @@ async def died(
     """A cluster in which an agent has died at a request, and which has gone on for a while without it."""
     cluster, memory = RestoreCluster(reclaim_policy=policy), Memory()
     job = await cluster.begin()
-    with pytest.raises(Killed):
-        await life(cluster, cluster.exposer(dies_at=at, after=after), job, memory)
-    for _ in range(random.Random(at).randrange(4)):
-        await cluster.step()
+    with contextlib.suppress(Died):  # with `after`, a request that is refused kills nobody
+        await life(cluster, cluster.exposer(CrashingKube(cluster.kube, at, after=after)), job, memory)
+    await cluster.step(random.Random(at).randrange(4))
     return cluster, job, memory
 
 
 async def assert_one_or_the_other(cluster: RestoreCluster, policy: ReclaimPolicy) -> None:
-    for _ in range(10):
-        await cluster.step()
+    await cluster.step(10)
     if (await cluster.kube.get(PERSISTENT_VOLUME_CLAIMS, TARGET)).spec.volume_name:
         await assert_handed_over(cluster, policy)
     else:
@@ -104,7 +104,7 @@ async def test_a_restore_that_is_canceled_after_its_agent_died_leaves_one_or_the
         cluster, job, _ = await died(complete, policy, at, after=after)
         await until_clean(cluster, cluster.exposer(), job)
         await assert_one_or_the_other(cluster, policy)
-        outcomes.add(bool(cluster.storage))
+        outcomes.add(bool(cluster.csi.storage.volumes))
     assert outcomes == {True, False}
 
 
@@ -137,9 +137,9 @@ async def test_two_deaths_in_a_row_are_survived() -> None:
         cluster, job, memory = await died(
             complete, ReclaimPolicy.RETAIN, rng.randint(1, last), after=bool(rng.getrandbits(1))
         )
-        second = cluster.exposer(dies_at=rng.randint(1, last), after=bool(rng.getrandbits(1)))
+        second = cluster.exposer(CrashingKube(cluster.kube, rng.randint(1, last), after=bool(rng.getrandbits(1))))
         try:
             await complete(cluster, second, job, memory)
-        except Killed:
+        except Died:
             await complete(cluster, cluster.exposer(), job, memory)
         await assert_handed_over(cluster, ReclaimPolicy.RETAIN)
