@@ -84,7 +84,11 @@ def render() -> str:
 
 def examples() -> tuple[str, str]:
     """The JSON of both examples."""
-    return tuple(one.removeprefix("```json\n").removesuffix("```\n") for one in (_STOCK_EXAMPLE, _OWN_EXAMPLE))  # type: ignore[return-value]
+    return _json_of(_STOCK_EXAMPLE), _json_of(_OWN_EXAMPLE)
+
+
+def _json_of(example: str) -> str:
+    return example.removeprefix("```json\n").removesuffix("```\n")
 
 
 def _tables(document: type[msgspec.Struct]) -> Iterator[str]:
@@ -112,11 +116,14 @@ def _split(kind: object) -> tuple[object, str]:
 def _below(kind: object) -> tuple[type[msgspec.Struct] | None, str]:
     """The part that has keys of its own, and how its path goes on."""
     origin, arguments = get_origin(kind), get_args(kind)
-    inner, suffix = (
-        (arguments[0], "[]") if origin is tuple else (arguments[1], ".<name>") if origin is dict else (kind, "")
-    )
-    is_part = isinstance(inner, type) and issubclass(inner, msgspec.Struct) and inner is not LabelSelector
-    return (inner, suffix) if is_part else (None, "")
+    inner, suffix = kind, ""
+    if origin is tuple:
+        inner, suffix = arguments[0], "[]"
+    elif origin is dict:
+        inner, suffix = arguments[1], ".<name>"
+    if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and inner is not LabelSelector:
+        return inner, suffix
+    return None, ""
 
 
 def _name(kind: object) -> str:

@@ -92,7 +92,7 @@ def agent() -> None:
     type=GoDuration(),
     default=DEFAULT_RESOURCE_TIMEOUT,
     show_default=True,
-    help="For steps that have no other limit.",
+    help="Taken as Velero's agent does; every wait here has a limit of its own.",
 )
 @click.option(
     "--data-mover-prepare-timeout",

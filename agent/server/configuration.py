@@ -7,9 +7,8 @@ ignores with a warning is ignored with a warning.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 
 from agent.base.errors import ConfigurationError, UsageError
 from agent.kube import label_selector
@@ -38,6 +37,8 @@ from agent.server.stock_document import (
     StockDocument,
 )
 
+DocumentT = TypeVar("DocumentT", StockDocument, OwnDocument)
+
 _NS = 1e9
 _MAX_AMOUNT: Final = 10**15
 _MAX_MB: Final = 1 << 40
@@ -49,6 +50,9 @@ class Loaded:
 
     config: AgentConfig
     warnings: tuple[str, ...] = ()
+    stock: StockDocument = field(default_factory=StockDocument)
+    """As it was written, for saying what changed."""
+    own: OwnDocument = field(default_factory=OwnDocument)
 
 
 def parse_configuration(stock: ConfigMap | None, own: ConfigMap | None) -> Loaded:
@@ -56,26 +60,26 @@ def parse_configuration(stock: ConfigMap | None, own: ConfigMap | None) -> Loade
     mistakes: list[str] = []
     warnings: list[str] = []
 
-    def findings(source: ConfigMap, parse: Callable[[Findings], AgentConfig]) -> AgentConfig:
-        found = Findings()
-        config = parse(found)
-        mistakes.extend(f"ConfigMap {source.key}: {one}" for one in found.mistakes)
-        warnings.extend(f"ConfigMap {source.key}: {one} is not known and ignored" for one in found.unknown)
-        return config
+    def document(source: ConfigMap | None, shape: type[DocumentT], found: Findings) -> DocumentT:
+        return shape() if source is None else read_document(shape, _text(source, found), found)
 
-    config = AgentConfig()
-    if stock is not None:
-        config = findings(
-            stock, lambda found: _stock(read_document(StockDocument, _text(stock, found), found), warnings)
-        )
-    if own is not None:
-        config = findings(own, lambda found: _own(config, read_document(OwnDocument, _text(own, found), found), found))
+    def collect(source: ConfigMap | None, found: Findings) -> None:
+        if source is not None:
+            mistakes.extend(f"ConfigMap {source.key}: {one}" for one in found.mistakes)
+            warnings.extend(f"ConfigMap {source.key}: {one} is not known and ignored" for one in found.unknown)
+
+    of_stock, of_own = Findings(), Findings()
+    stock_document = document(stock, StockDocument, of_stock)
+    own_document = document(own, OwnDocument, of_own)
+    config = _own(_stock(stock_document, warnings), own_document, of_own)
+    collect(stock, of_stock)
+    collect(own, of_own)
     if mistakes:
         raise ConfigurationError(
             f"the configuration has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}: " + "; ".join(mistakes),
             hint="docs/configuration.md has all keys",
         )
-    return Loaded(config, tuple(warnings))
+    return Loaded(config, tuple(warnings), stock_document, own_document)
 
 
 def _text(source: ConfigMap, found: Findings) -> str:

@@ -56,6 +56,7 @@ class AgentFlags:
     features: tuple[str, ...] = ()
     metrics_address: str = DEFAULT_METRICS_ADDRESS
     resource_timeout: float = 600.0
+    """Of Velero; waits here have limits of their own."""
     prepare_timeout: float = 1800.0
     node_agent_configmap: str = ""
     backup_repository_configmap: str = ""

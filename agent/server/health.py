@@ -29,7 +29,9 @@ class Health:
         """Why new objects are not taken; empty when they are."""
         if self.state:
             return self.state
-        return "" if self.sees_objects() else "the objects of the cluster are not known yet"
+        if not self.sees_objects():
+            return "the objects of the cluster are not known yet"
+        return "" if self.hears_the_server() else "the API server does not answer"
 
     def unhealthy(self) -> str:
         """Why the agent should be restarted; empty when it should not."""

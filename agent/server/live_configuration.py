@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 
+import msgspec
 import structlog
 
 from agent.base.clock import Clock
-from agent.base.errors import ConfigurationError, KubeError, KubeNotFound
+from agent.base.errors import ConfigurationError, KubeError, KubeNotFound, KubeUnavailable
 from agent.kube.agent_config import AgentConfig, CachePVC
 from agent.kube.api import KubeApi
+from agent.kube.codec import ObjectT
 from agent.kube.informer import Informer
 from agent.kube.meta import ConfigMap, Key
-from agent.kube.resource import CONFIG_MAPS, PRIORITY_CLASSES, STORAGE_CLASSES
+from agent.kube.resource import CONFIG_MAPS, PRIORITY_CLASSES, STORAGE_CLASSES, Resource
 from agent.kube.selector import Selector
-from agent.kube.volumes import ReclaimPolicy
+from agent.kube.volumes import ReclaimPolicy, StorageClass
 from agent.server.configuration import Loaded, parse_configuration
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -47,8 +49,7 @@ class LiveConfiguration:
         self._api = api
         self._maps = maps
         self._tell = tell
-        self._config = AgentConfig()
-        self._warnings: tuple[str, ...] = ()
+        self._loaded = Loaded(AgentConfig())
         self._handlers: list[ChangeHandler] = []
         self._changed = asyncio.Event()
         self._informers: dict[str, Informer[ConfigMap]] = {
@@ -66,12 +67,12 @@ class LiveConfiguration:
 
     def __call__(self) -> AgentConfig:
         """The configuration in force."""
-        return self._config
+        return self._loaded.config
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was ignored of it, and why."""
-        return self._warnings
+        return self._loaded.warnings
 
     def add_handler(self, handler: ChangeHandler) -> None:
         """Call `handler` with each new configuration, before the next thing happens."""
@@ -112,22 +113,26 @@ class LiveConfiguration:
             return
         try:
             loaded = await in_cluster(self._api, parse_configuration(stock, own))
-        except (ConfigurationError, KubeError) as error:
+        except ConfigurationError as error:
             self._refuse(str(error))
             return
-        before = self._config
-        changes = list(differences(before, loaded.config))
-        if not changes:
+        except KubeError as error:  # the next resync asks again
+            _log.warning("the new configuration cannot be checked yet", error=str(error))
+            return
+        before = self._loaded
+        if loaded == before:
             return
         self._take(loaded)
-        text = "; ".join(changes)
+        if loaded.config == before.config:
+            return
+        changes = [*differences(before.stock, loaded.stock), *differences(before.own, loaded.own)]
         _log.info("the configuration has changed", changes=changes)
-        self._tell("ConfigurationChanged", text, False)
+        self._tell("ConfigurationChanged", "; ".join(changes) or "the cluster has other classes", False)
         for handler in self._handlers:
             handler(loaded.config)
 
     def _take(self, loaded: Loaded) -> None:
-        self._config, self._warnings = loaded.config, loaded.warnings
+        self._loaded = loaded
         for warning in loaded.warnings:
             _log.warning("configuration", warning=warning)
 
@@ -149,34 +154,51 @@ class LiveConfiguration:
 
 
 async def in_cluster(api: KubeApi, loaded: Loaded) -> Loaded:
-    """The configuration without classes that the cluster does not have, each with a warning (§4.1)."""
+    """The configuration without classes that the cluster does not have, each with a warning (§4.1).
+
+    Raises `KubeUnavailable`.
+    """
     config, warnings = loaded.config, list(loaded.warnings)
     if config.priority_class_name:
-        try:
-            await api.get(PRIORITY_CLASSES, Key("", config.priority_class_name))
-        except KubeError as error:
-            warnings.append(f"priorityClassName is ignored: {error}")
+        obstacle = await _obstacle(api, PRIORITY_CLASSES, config.priority_class_name)
+        if obstacle:
+            warnings.append(f"priorityClassName is ignored: {obstacle}")
             config = replace(config, priority_class_name="")
     if config.cache_pvc.storage_class:
-        try:
-            storage_class = await api.get(STORAGE_CLASSES, Key("", config.cache_pvc.storage_class))
-        except KubeError as error:
-            warnings.append(f"cachePVC is ignored: {error}")
+        obstacle = await _obstacle(api, STORAGE_CLASSES, config.cache_pvc.storage_class, _deletes_volumes)
+        if obstacle:
+            warnings.append(f"cachePVC is ignored: {obstacle}")
             config = replace(config, cache_pvc=CachePVC())
-        else:
-            if storage_class.reclaim_policy is not ReclaimPolicy.DELETE:
-                warnings.append("cachePVC is ignored: its storage class does not delete its volumes")
-                config = replace(config, cache_pvc=CachePVC())
-    return Loaded(config, tuple(warnings))
+    return replace(loaded, config=config, warnings=tuple(warnings))
 
 
-def differences(before: object, after: object, path: str = "") -> Iterator[str]:
-    """What changed between two dataclasses, by the names of the ConfigMap: `limits.memoryBytes: 0 -> 1024`."""
-    if is_dataclass(before) and not isinstance(before, type) and type(before) is type(after):
-        for one in fields(before):
-            first, *others = one.name.split("_")
-            name = first + "".join(word.capitalize() for word in others)
-            where = f"{path}.{name}" if path else name
-            yield from differences(getattr(before, one.name), getattr(after, one.name), where)
-    elif before != after:
-        yield f"{path}: {before} -> {after}"
+async def _obstacle(
+    api: KubeApi, resource: Resource[ObjectT], name: str, check: Callable[[ObjectT], str] = lambda _: ""
+) -> str:
+    """Why a class cannot be used; empty when it can."""
+    try:
+        return check(await api.get(resource, Key("", name)))
+    except KubeUnavailable:
+        raise
+    except KubeError as error:
+        return str(error)
+
+
+def _deletes_volumes(storage_class: StorageClass) -> str:
+    keeps = storage_class.reclaim_policy is not ReclaimPolicy.DELETE
+    return "its storage class does not delete its volumes" if keeps else ""
+
+
+def differences(before: msgspec.Struct, after: msgspec.Struct, path: str = "") -> Iterator[str]:
+    """What changed between two documents of one type, by its keys: `loadConcurrency.globalConfig: 1 -> 4`."""
+    for field in msgspec.structs.fields(before):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        where = f"{path}.{field.encode_name}" if path else field.encode_name
+        if isinstance(old, msgspec.Struct) and isinstance(new, msgspec.Struct):
+            yield from differences(old, new, where)
+        elif old != new:
+            yield f"{where}: {_text(old)} -> {_text(new)}"
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()

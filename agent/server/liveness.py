@@ -38,6 +38,8 @@ _MAX_NAME = 253
 _NODE = "node"
 _MISSED = 3
 """Renewals of which none was seen: whoever should have made them is silent."""
+_REALLY_REFUSED = 3
+"""Times in a row."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -50,7 +52,7 @@ class LivenessOptions:
     dead_after: float = 120.0
     """Without a sign of life."""
     ask_again: float = 300.0
-    """For the right to leases, after it was refused."""
+    """At most, for the right to leases while it is refused; an API server that has just begun refuses everything."""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class LeaseLiveness:
         )
         nodes.add_handler(self._node_changed)
         self._held: Lease | None = None
-        self._refused = False
+        self._refusals = 0
         self._signs: dict[str, _Sign] = {}
         self._unready: dict[str, float] = {}
         self._unattended: dict[str, float] = {}
@@ -114,7 +116,7 @@ class LeaseLiveness:
     @property
     def has_leases(self) -> bool:
         """Whether leases can be written; without them only the readiness of nodes counts."""
-        return not self._refused
+        return self._refusals < _REALLY_REFUSED
 
     async def run(self) -> None:
         """Renew and watch until canceled."""
@@ -186,27 +188,25 @@ class LeaseLiveness:
         while True:
             try:
                 await self._renew()
-                self._refused = False
+                self._refusals = 0
             except KubeForbidden as error:
-                if not self._refused:
+                self._refusals, self._held = self._refusals + 1, None
+                if self._refusals == _REALLY_REFUSED:
                     _log.warning("leases are forbidden: only unready nodes are taken for dead", error=str(error))
-                self._refused, self._held = True, None
             except KubeError as error:
                 self._held = None
                 _log.debug("the lease was not renewed", error=str(error))
             self._forget_gone_nodes()
-            seconds = options.ask_again if self._refused else options.renew
-            await self._clock.sleep(seconds * (0.9 + 0.2 * self._rng.random()))
+            pause = min(options.renew * 2 ** max(self._refusals - 1, 0), options.ask_again)
+            await self._clock.sleep(pause * (0.9 + 0.2 * self._rng.random()))
 
     def _forget_gone_nodes(self) -> None:
         """Nodes come and go for years; what is neither seen nor heard of is dead without being remembered."""
         if self._nodes.is_synced:
             old = self._clock.monotonic() - self._options.dead_after
-            self._signs = {
-                node: sign
-                for node, sign in self._signs.items()
-                if sign.seen > old or self._nodes.store.get(Key("", node)) is not None
-            }
+            known = {node.metadata.name for node in self._nodes.store}
+            self._signs = {node: sign for node, sign in self._signs.items() if sign.seen > old or node in known}
+            self._unattended = {node: since for node, since in self._unattended.items() if node in known}
 
     async def _renew(self) -> None:
         held = self._held or await self._find()

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from agent.base.errors import KubeForbidden, KubeNotFound
+from agent.exposers.made import every
 from agent.kube.api import KubeApi
 from agent.kube.pods import Pod, PodPhase
 from agent.kube.resource import PODS, VOLUME_SNAPSHOT_CONTENTS
@@ -52,7 +53,7 @@ class SelfTest:
 
     findings: tuple[Finding, ...]
     host_pods: bool
-    """Whether the folder of the node's pod volumes is mounted as it has to be."""
+    """Whether the folder of the node's pod volumes is there."""
     pod_volumes: bool
     """Whether PodVolumeBackups and PodVolumeRestores can be done: the folder is there, and so are the rights."""
     snapshots: bool
@@ -88,7 +89,7 @@ async def run_self_test(
     snapshots = await _snapshot_api(api)
     volumes = await _host_pods(api, place, mounts or MountTable())
     missing = {right.need for right, finding in rights if finding.verdict is not Verdict.OK}
-    host_pods = all(one.verdict is Verdict.OK for one in volumes)
+    host_pods = volumes[0].verdict is Verdict.OK  # without propagation, the volumes of pods that run already are seen
     return SelfTest(
         findings=(*_definitions(definitions), *(finding for _, finding in rights), snapshots, *volumes),
         host_pods=host_pods,
@@ -183,27 +184,16 @@ async def _host_pods(api: KubeApi, place: Place, mounts: MountTable) -> list[Fin
     return found
 
 
-async def _running_pods(api: KubeApi, node: str) -> list[Pod]:
-    selector = Selector(fields={"spec.nodeName": node, "status.phase": PodPhase.RUNNING})
-    pods: list[Pod] = []
-    token = ""
-    while True:
-        page = await api.list(PODS, selector=selector, continue_token=token)
-        pods += page.items
-        token = page.continue_token
-        if not token:
-            return pods
-
-
 async def _pods_without_folder(api: KubeApi, place: Place) -> list[Pod]:
     """Running pods that have no folder, looked for twice: one that just ended has none any more."""
-    lost = await _running_pods(api, place.node)
+    running = Selector(fields={"spec.nodeName": place.node, "status.phase": PodPhase.RUNNING})
+    lost = [pod async for pod in every(api, PODS, selector=running)]
     for _ in range(2):
         folders = set(await asyncio.to_thread(os.listdir, place.host_pods))
         missing = {pod.metadata.uid for pod in lost if _folder(pod) not in folders}
         if not missing:
             return []
-        lost = [pod for pod in await _running_pods(api, place.node) if pod.metadata.uid in missing]
+        lost = [pod async for pod in every(api, PODS, selector=running) if pod.metadata.uid in missing]
     return lost
 
 

@@ -66,6 +66,16 @@ def test_no_right_is_granted_by_a_wildcard_and_secrets_are_read_in_one_namespace
     assert (secrets.scope, secrets.verbs) == (Scope.NAMESPACE, ("get",))
 
 
+def test_copies_of_secrets_are_a_grant_of_their_own() -> None:
+    folder = FOLDER / "secret-copies"
+    assert yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"] == ["rbac.yaml"]
+    objects = {value["kind"]: value for value in yaml.safe_load_all((folder / "rbac.yaml").read_text())}
+    assert objects["ClusterRole"]["rules"] == [
+        {"apiGroups": [""], "resources": ["secrets", "configmaps"], "verbs": ["get"]}
+    ]
+    assert objects["Role"]["rules"][0]["verbs"] == ["create", "patch", "delete"]
+
+
 def test_both_bindings_are_of_the_service_account_of_the_pods() -> None:
     account = _one("ServiceAccount")["metadata"]["name"]
     assert _one("DaemonSet")["spec"]["template"]["spec"]["serviceAccountName"] == account

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 
+from agent.base.clock import Clock
 from agent.kube.cluster import Node
 from agent.kube.codec import JsonObject
 from agent.kube.data_upload import CsiSnapshotSpec, DataUpload, DataUploadSpec
@@ -24,6 +25,8 @@ from agent.testing.clock import VirtualClock
 from agent.testing.fake_kube import FakeKube
 
 NAMESPACE = "velero"
+STATUS = ["message", "startTimestamp", "completionTimestamp", "progress"]
+BACKUP_STATUS = [*STATUS, "path", "snapshotID"]
 PHASES_1_16 = ["New", "InProgress", "Completed", "Failed"]
 PHASES = ["New", "Accepted", "Prepared", "InProgress", "Canceling", "Canceled", "Completed", "Failed"]
 
@@ -31,8 +34,8 @@ PHASES = ["New", "Accepted", "Prepared", "InProgress", "Canceling", "Canceled", 
 class World:
     """The API server, its clock, and what a test waits for."""
 
-    def __init__(self) -> None:
-        self.clock = VirtualClock()
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or VirtualClock()
         self.api = FakeKube(self.clock, random.Random(1))
         self.rng = random.Random(2)
 
@@ -66,6 +69,9 @@ class World:
         condition: JsonObject = {"type": "Ready", "status": "True" if ready else "Unknown"}
         await self.api.patch(NODES, Key("", name), {"status": {"conditions": [condition]}}, status=True)
 
+    async def label_node(self, name: str, **labels: str) -> None:
+        await self.api.patch(NODES, Key("", name), {"metadata": {"labels": {**labels}}})
+
     async def add_config(self, name: str, text: str) -> None:
         metadata = ObjectMeta(name=name, namespace=NAMESPACE)
         await self.api.create(
@@ -93,12 +99,13 @@ class World:
 
     def install(self, minor: int = 18) -> None:
         """The definitions of a Velero server, as far as they are read."""
-        for plural, version in (("datauploads", "v2alpha1"), ("datadownloads", "v2alpha1")):
-            self.add_definition(plural, version, PHASES, ["node", "acceptedTimestamp"], ["cancel"])
-        phases = PHASES if minor >= 17 else PHASES_1_16
+        data = ["node", "acceptedByNode", "acceptedTimestamp"]
+        self.add_definition("datauploads", "v2alpha1", PHASES, [*BACKUP_STATUS, *data], ["cancel"])
+        self.add_definition("datadownloads", "v2alpha1", PHASES, [*STATUS, *data], ["cancel"])
+        phases, spec = (PHASES, ["cancel"]) if minor >= 17 else (PHASES_1_16, [])
         new = ["acceptedTimestamp", "node"] if minor >= 17 else []
-        self.add_definition("podvolumerestores", "v1", phases, new, ["cancel"] if minor >= 17 else [])
-        self.add_definition("podvolumebackups", "v1", phases, new[:1], ["cancel"] if minor >= 17 else [])
+        self.add_definition("podvolumerestores", "v1", phases, [*STATUS, *new], spec)
+        self.add_definition("podvolumebackups", "v1", phases, [*BACKUP_STATUS, *new[:1]], spec)
 
     def add_definition(self, plural: str, version: str, phases: list[str], status: list[str], spec: list[str]) -> None:
         schema: JsonObject = {

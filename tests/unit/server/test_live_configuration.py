@@ -6,13 +6,15 @@ import json
 
 import pytest
 
-from agent.base.errors import ConfigurationError, KubeForbidden
-from agent.kube.agent_config import AgentConfig, AgentLimits, LoadConcurrency
+from agent.base.errors import ConfigurationError, KubeForbidden, KubeUnavailable
+from agent.kube.agent_config import AgentConfig
 from agent.kube.cluster import PriorityClass
 from agent.kube.meta import Key, ObjectMeta
 from agent.kube.resource import CONFIG_MAPS, PRIORITY_CLASSES, STORAGE_CLASSES
 from agent.kube.volumes import ReclaimPolicy, StorageClass
 from agent.server.live_configuration import ConfigMaps, LiveConfiguration, differences
+from agent.server.own_document import LimitsPart, OwnDocument
+from agent.server.stock_document import BackupPVCPart, StockDocument
 from tests.unit.server.server_kit import NAMESPACE, World
 
 STOCK, OWN = "node-agent-config", "lighterage-config"
@@ -133,11 +135,33 @@ async def test_an_api_server_that_refuses_the_configmap_is_no_configuration() ->
         await world.live.load()
 
 
-def test_differences_have_the_names_of_the_document() -> None:
-    before = AgentConfig()
-    after = AgentConfig(load_concurrency=LoadConcurrency(2), limits=AgentLimits(memory_bytes=5), keep_partial=True)
-    assert list(differences(before, after)) == [
-        "loadConcurrency.globalConfig: 1 -> 2",
-        "limits.memoryBytes: 0 -> 5",
-        "keepPartial: False -> True",
+async def test_an_api_server_that_is_away_while_classes_are_checked_is_asked_again() -> None:
+    world = Configured()
+    await world.add_config(STOCK, json.dumps({"priorityClassName": "high"}))
+    world.api.fail("get", PRIORITY_CLASSES.name, KubeUnavailable("away"))
+    with pytest.raises(KubeUnavailable):
+        await world.live.load()
+
+
+async def test_a_class_that_appears_later_counts_after_a_resync() -> None:
+    world = Configured()
+    await world.add_config(STOCK, json.dumps({"priorityClassName": "high"}))
+    await world.live.load()
+    async with world.running(world.live.run()):
+        await world.clock.sleep(5)
+        metadata = ObjectMeta(name="high")
+        priority = PriorityClass(api_version="scheduling.k8s.io/v1", kind="PriorityClass", metadata=metadata)
+        await world.api.create(PRIORITY_CLASSES, priority)
+        await world.until(lambda: world.live().priority_class_name == "high", within=400)
+    assert world.told == [("ConfigurationChanged", "the cluster has other classes", False)]
+
+
+def test_differences_have_the_keys_of_the_document() -> None:
+    limits = LimitsPart(memory="4Gi")
+    assert list(differences(OwnDocument(), OwnDocument(limits=limits, keep_partial=True))) == [
+        'limits.memory: 0 -> "4Gi"',
+        "keepPartial: false -> true",
     ]
+    changed = StockDocument(backup_pvc={"gold": BackupPVCPart(read_only=True)})
+    (text,) = differences(StockDocument(), changed)
+    assert text.startswith('backupPVC: {} -> {"gold":{')
