@@ -104,7 +104,7 @@ def project() -> Recipe:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "source"
             _copy_source(source)
-            wheel = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source]
+            wheel = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, str(source)]
             # Without debugging information nothing in the module depends on where it was compiled.
             _pip(*wheel, environment={"CFLAGS": "-g0"})
             (built,) = Path(folder).glob("*.whl")

@@ -19,7 +19,7 @@ def import_image(layout: Layout, name: str) -> str:
     if marker.exists() and marker.read_text() == digest:
         return digest
     started = time.monotonic()
-    command = [system("ctr"), "--namespace=k8s.io", "images", "import", layout.images / f"{name}.tar"]
+    command = [str(system("ctr")), "--namespace=k8s.io", "images", "import", str(layout.images / f"{name}.tar")]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
         raise StartFailed(f"image {name}: {done.stdout.strip()[-2000:]}")

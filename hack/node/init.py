@@ -74,7 +74,7 @@ def bring_up(layout: Layout, daemons: Daemons) -> None:
     daemons.start(control_plane.controller_manager(layout))
     daemons.start(control_plane.scheduler(layout))
     daemons.start(runtime.kubelet(layout))
-    kubectl = [tool("kubectl"), f"--kubeconfig={layout.kubeconfig()}"]
+    kubectl = [str(tool("kubectl")), f"--kubeconfig={layout.kubeconfig()}"]
     _run(*kubectl, "apply", *(f"--filename={path}" for path in storage.snapshot_definitions()))
     _run(*kubectl, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
     _run(*kubectl, "apply", f"--filename={MANIFESTS / 'storage.yaml'}")
@@ -92,15 +92,15 @@ def bring_up(layout: Layout, daemons: Daemons) -> None:
     wait_until("pods have a service account", 30, lambda: _succeeds(*account))
 
 
-def _run(program: str | Path, *arguments: str | Path) -> None:
+def _run(program: str, *arguments: str | Path) -> None:
     """Run to the end, quietly. Raises `StartFailed` with what it said."""
-    command = [str(system(program) if isinstance(program, str) else program), *map(str, arguments)]
+    command = [program if "/" in program else str(system(program)), *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
         raise StartFailed(f"{' '.join(command)}: {done.stdout.strip()[-2000:]}")
 
 
-def _succeeds(program: str | Path, *arguments: str | Path) -> bool:
+def _succeeds(program: str, *arguments: str | Path) -> bool:
     try:
         _run(program, *arguments)
     except StartFailed:

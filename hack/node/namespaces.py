@@ -48,7 +48,7 @@ def start(layout: Layout) -> Iterator[str]:
     layout.ready.unlink(missing_ok=True)
     KUBELET_FOLDER.mkdir(parents=True, exist_ok=True)
     # Shared propagation gives pods what HostToContainer and Bidirectional promise.
-    command = [system("unshare"), *_NAMESPACES, "--fork", "--mount-proc", "--propagation=shared", "--kill-child"]
+    command = [str(system("unshare")), *_NAMESPACES, "--fork", "--mount-proc", "--propagation=shared", "--kill-child"]
     with open(layout.logs / "node.log", "wb") as log:
         unshare = subprocess.Popen(
             [*command, sys.executable, "-m", "hack.node.init"],

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import botocore.session
-import yaml
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -85,7 +84,7 @@ def _objects(target: Target, agent: str, agent_digest: str) -> Iterator[dict[str
             tool("velero"),
             "install",
             "--dry-run",
-            "--output=yaml",
+            "--output=json",
             "--provider=aws",
             f"--image={VELERO.removeprefix('docker.io/')}",
             f"--plugins={PLUGIN.removeprefix('docker.io/')}",
@@ -100,7 +99,7 @@ def _objects(target: Target, agent: str, agent_digest: str) -> Iterator[dict[str
         stdout=subprocess.PIPE,
         check=True,
     )
-    for found in yaml.safe_load(made.stdout)["items"]:
+    for found in json.loads(made.stdout)["items"]:
         if found["kind"] == "Deployment":
             _container(found)["args"] += _SERVER_OPTIONS
         if found["kind"] == "DaemonSet":

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from kubernetes import config
@@ -99,7 +100,10 @@ class Cluster:
         for name in names:
             self.delete("Namespace", name)
         for name in names:
-            self.wait(f"namespace {name} is gone", seconds, lambda name=name: self.get("Namespace", name) is None)
+            self.wait(f"namespace {name} is gone", seconds, partial(self._is_gone, name))
+
+    def _is_gone(self, namespace: str) -> bool:
+        return self.get("Namespace", namespace) is None
 
     def wait(self, what: str, seconds: float, holds: Callable[[], object], *, show: Callable[[], object] = str) -> Any:
         """The first true value of `holds`. Raises `NotInTime` with what `show` says."""

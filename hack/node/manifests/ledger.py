@@ -9,12 +9,12 @@ import sys
 import time
 
 
-def record(number, previous):
+def record(number: int, previous: str) -> str:
     text = f"{number} {previous}"
     return f"{text} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def write(path):
+def write(path: str) -> None:
     number, previous = 0, "-"
     with open(path, "a") as log:
         while True:
@@ -27,7 +27,7 @@ def write(path):
             time.sleep(0.02)
 
 
-def check(path):
+def check(path: str) -> int:
     number, previous = 0, "-"
     with open(path) as log:
         for line in log:
