@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help venv native lint types layers unit storage interop crash controlplane test demo bench lock clean
-.PHONY: image cluster cluster-down cluster-demo cluster-test e2e
+.PHONY: image cluster cluster-down cluster-demo cluster-bench cluster-test e2e
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ cluster-down:  ## end it, and forget what it kept
 
 cluster-demo: cluster  ## the whole story on a real cluster: back up, lose, restore a shop
 	hack/cluster run $(BIN)/python -m hack.node.demo
+
+cluster-bench: cluster  ## our agent beside Velero's own on the same cluster
+	hack/cluster run $(BIN)/python -m hack.node.compare
 
 cluster-test: cluster  ## end to end on the real cluster: what continuous integration runs
 	hack/cluster run $(BIN)/pytest tests/e2e -m "not slow and not disturbing and not another" -n 4

@@ -43,7 +43,7 @@ class AgentSwitch:
             status = found["status"]
             wanted = status["desiredNumberScheduled"]
             observed = status.get("observedGeneration") == found["metadata"]["generation"]
-            return observed and status.get("updatedNumberScheduled") == wanted == status.get("numberAvailable")
+            return bool(observed and status.get("updatedNumberScheduled") == wanted == status.get("numberAvailable"))
 
         self._cluster.wait("the node agent runs", seconds, ready, show=lambda: show(self._daemon_set()))
 
