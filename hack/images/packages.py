@@ -20,8 +20,20 @@ BIN: Final = Path("usr/local/bin")
 
 _SERVICES_KEPT: Final = frozenset({"s3", "sts", "sso", "sso-oidc"})
 """Of botocore: the store, and the ways to credentials."""
-_LEFT_OUT: Final = ("tests", "test", "*.pyi", "*.pxd", "*.pyx", "*.c", "*.h", "bin", "native", "direct_url.json")
-"""Tests, sources of compiled modules, commands made for another interpreter, where a wheel came from."""
+_LEFT_OUT: Final = (
+    "tests",
+    "test",
+    "*.pyi",
+    "*.pxd",
+    "*.pyx",
+    "*.c",
+    "*.h",
+    "bin",
+    "native",
+    "direct_url.json",
+    "RECORD",
+)
+"""Tests, sources of compiled modules, commands made for another interpreter, where a wheel came from, what it had."""
 
 
 def prune(packages: Path) -> None:

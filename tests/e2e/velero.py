@@ -39,6 +39,20 @@ class Velero:
     def command(self, *arguments: str, seconds: float = 120) -> str:
         return run("velero", f"--kubeconfig={self._cluster.kubeconfig}", *arguments, seconds=seconds)
 
+    def restart(self) -> None:
+        """Start the server anew, and wait until it works."""
+        place = f"--namespace={VELERO_NAMESPACE}"
+        self._cluster.kubectl("rollout", "restart", "deployment/velero", place)
+        self._cluster.kubectl("rollout", "status", "deployment/velero", place, "--timeout=90s")
+
+    def wait_until_available(self) -> None:
+        """After an outage: the server looks at its location once a minute, and refuses work until it has found it well."""
+
+        def available() -> bool:
+            return phase(self._cluster.get("BackupStorageLocation", "default", VELERO_NAMESPACE)) == "Available"
+
+        self._cluster.wait("the location is Available", 120, available)
+
     def start_backup(self, name: str, namespace: str, *options: str) -> None:
         self.command("backup", "create", name, f"--include-namespaces={namespace}", *options)
 
