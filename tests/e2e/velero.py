@@ -46,7 +46,7 @@ class Velero:
         self._cluster.kubectl("rollout", "status", "deployment/velero", place, "--timeout=90s")
 
     def wait_until_available(self) -> None:
-        """After an outage: the server looks at its location once a minute, and refuses work until it has found it well."""
+        """After an outage: the server looks at its location once a minute, and refuses work until then."""
 
         def available() -> bool:
             return phase(self._cluster.get("BackupStorageLocation", "default", VELERO_NAMESPACE)) == "Available"
