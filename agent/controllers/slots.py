@@ -63,6 +63,11 @@ class Slots:
         self._waiting.pop(key, None)
         self._running[key] = namespace
 
+    def withdraw(self, key: Hashable) -> None:
+        """`key` cannot start at the moment: others go first until it asks again. Harmless when it runs."""
+        if self._waiting.pop(key, None) is not None:
+            self._wake_next()
+
     def release(self, key: Hashable) -> None:
         """`key` neither runs nor waits any more. Harmless when it did not."""
         self._waiting.pop(key, None)
