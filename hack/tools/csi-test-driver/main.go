@@ -10,6 +10,8 @@
 //	-state/state.json  what is known of them; a driver that is started again goes on from there
 //
 // What goes wrong is said in the file that -faults names, read anew for each call; see faults.go.
+//
+// `csi-test-driver publish|unpublish -endpoint … -volume … -target …` asks a running driver for what a kubelet would.
 package main
 
 import (
@@ -32,6 +34,12 @@ type options struct {
 }
 
 func main() {
+	if len(os.Args) > 1 && (os.Args[1] == "publish" || os.Args[1] == "unpublish") {
+		if err := call(os.Args[1], os.Args[2:]); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	var o options
 	flag.StringVar(&o.name, "driver", "dir.csi.lighterage.test", "name of the driver")
 	flag.StringVar(&o.node, "node", "node1", "this node's id")

@@ -71,7 +71,7 @@ func (n *node) NodeUnstageVolume(_ context.Context, request *csi.NodeUnstageVolu
 	n.Lock()
 	defer n.Unlock()
 	v := n.Volumes[request.VolumeId]
-	if v == nil || v.Device == "" {
+	if v == nil || v.Device == "" || len(v.Targets) > 0 {
 		return &csi.NodeUnstageVolumeResponse{}, nil
 	}
 	if err := run("losetup", "--detach", v.Device); err != nil {
