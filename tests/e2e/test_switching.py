@@ -36,11 +36,10 @@ def test_there_and_back_again(
         before = store.size()
         velero.backup(f"{app.namespace}-{turn}", app.namespace, *options)
         sizes.append(store.size() - before)
-    for turn in (1, 2):
-        (moved,) = velero.movements(backup=f"{app.namespace}-{turn}")
-        # The stock agent counts links in what it takes over, and not in what there is.
-        assert _CHANGE - 100 < moved.incremental_bytes <= _CHANGE
-        assert sizes[turn] < _CHANGE + _SLACK
+    assert max(sizes[1:]) < _CHANGE + _SLACK
+    # Only of ours: the stock agent's figure depends on whether its estimate of the whole was ready.
+    (ours,) = velero.movements(backup=f"{app.namespace}-1")
+    assert ours.incremental_bytes == _CHANGE
 
     # Each agent restores what the other has written.
     for image, turn in ((STOCK, 1), (OURS, 0), (OURS, 2)):
