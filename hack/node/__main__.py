@@ -36,6 +36,7 @@ def up(agent: str) -> None:
         install_packages()
         _step("programs", lambda: [tool(name) for name in GO_TOOLS])
         _step("images", lambda: [build(name, _LAYOUT) for name in IMAGES])
+        namespaces.release_all(_LAYOUT)
         if namespaces.init_pid(_LAYOUT) is None:
             for line in namespaces.start(_LAYOUT):
                 click.echo(f"  {line}")

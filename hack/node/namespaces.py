@@ -42,9 +42,6 @@ def _start_time(pid: int) -> str | None:
 def start(layout: Layout) -> Iterator[str]:
     """Start the cluster and yield the lines of its log until it is ready. Raises `StartFailed`."""
     layout.logs.mkdir(parents=True, exist_ok=True)
-    layout.held.mkdir(exist_ok=True)
-    for leftover in layout.held.iterdir():
-        leftover.unlink()
     layout.ready.unlink(missing_ok=True)
     KUBELET_FOLDER.mkdir(parents=True, exist_ok=True)
     # Shared propagation gives pods what HostToContainer and Bidirectional promise.
@@ -61,6 +58,13 @@ def start(layout: Layout) -> Iterator[str]:
         )
     _record_init(layout, unshare)
     yield from _log_until_ready(layout, unshare)
+
+
+def release_all(layout: Layout) -> None:
+    """Give back what a test that was killed has taken."""
+    layout.held.mkdir(parents=True, exist_ok=True)
+    for held in layout.held.iterdir():
+        held.unlink()
 
 
 def _record_init(layout: Layout, unshare: subprocess.Popen[bytes]) -> None:
