@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv native lint types layers unit storage interop crash controlplane test demo bench lock clean
+.PHONY: help venv native lint types layers unit storage interop crash controlplane test demo bench generated lock clean
 .PHONY: image cluster cluster-down cluster-demo cluster-bench cluster-test e2e
 
 help:  ## what can be done here
@@ -29,6 +29,8 @@ layers: venv  ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
 unit: venv  ## unit and property tests
+	@hack/tool helm >/dev/null
+	@hack/system-packages prometheus
 	$(BIN)/pytest tests/unit -n 2
 
 storage: venv  ## storage tests against real servers on loopback
@@ -45,7 +47,7 @@ controlplane: venv  ## the agent on a real API server, with CSI and Velero; only
 	@hack/system-packages etcd-server
 	$(BIN)/pytest tests/controlplane
 
-test: lint types layers unit storage interop crash  ## everything that has to pass
+test: lint types layers unit storage interop crash cluster-test  ## everything that has to pass
 
 image: venv  ## the agent's container image, without Docker; prints where it is
 	hack/image agent
@@ -81,6 +83,9 @@ demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
 
 bench: venv  ## beside kopia and restic on the same data (ROW=small, STORE=s3, ROUNDS=n)
 	$(BIN)/python -m hack.bench $(addprefix --row ,$(ROW)) $(if $(STORE),--store $(STORE)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+generated: venv  ## files that are made from code: references, dashboard, rules for Prometheus' operator
+	for name in cli_docs config_docs metrics_docs permissions_docs troubleshooting_docs dashboard prometheus_rule; do $(BIN)/python -m hack.$$name; done
 
 lock: venv  ## resolve the pinned versions anew
 	$(BIN)/python -m pip install --quiet uv

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.base.clock import Clock
@@ -133,6 +134,19 @@ class Controllers:
     def works(self) -> Iterator[Work]:
         """Jobs that move data now."""
         return iter(()) if self._movings is None else iter(self._movings)
+
+    def count_jobs(self) -> Mapping[tuple[str, str], int]:
+        """Objects by kind and by whether their job is `running`, or `waiting` for a slot."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for loop in self._loops:
+            for job in loop.informer.store:
+                job_id = (loop.kind.name, job.key)
+                work = None if self._movings is None else self._movings.get(job_id)
+                if work is not None and work.outcome is None:
+                    counts[loop.kind.name, "running"] += 1
+                elif self.slots.is_waiting(job_id):
+                    counts[loop.kind.name, "waiting"] += 1
+        return counts
 
     @property
     def is_synced(self) -> bool:

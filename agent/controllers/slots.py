@@ -40,6 +40,10 @@ class Slots:
         """Jobs that could start."""
         return len(self._waiting)
 
+    def is_waiting(self, key: Hashable) -> bool:
+        """Whether `key` could start and has no slot."""
+        return key in self._waiting
+
     def set_limit(self, limit: int) -> None:
         """From now on; no running job is stopped."""
         self._limit = limit

@@ -212,6 +212,7 @@ class RunningJob:
         self._channel: Channel[FromWorker] | None = None
         self._heard = clock.monotonic()
         self._canceled: tuple[float, str] | None = None
+        self._limits: RateLimits | None = None
         self._verdict: LighterageError | None = None
         """Why it was killed."""
         self._given_up = False
@@ -256,7 +257,8 @@ class RunningJob:
                 self._channel.post(Cancel(reason=reason))
 
     def set_limits(self, limits: RateLimits) -> None:
-        """From now on."""
+        """From now on; before the worker has its job, from its start."""
+        self._limits = limits
         if self._channel is not None:
             self._channel.post(SetLimits(limits=limits))
 
@@ -307,6 +309,8 @@ class RunningJob:
             if self._verdict is not None:
                 channel.abort()
             await channel.send(Start(version=VERSION, spec=self.spec, secrets=secrets))
+            if self._limits is not None:
+                channel.post(SetLimits(limits=self._limits))
             if self._canceled is not None:
                 channel.post(Cancel(reason=self._canceled[1]))
             while finished is None and (message := await channel.receive()) is not None:

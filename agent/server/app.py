@@ -46,7 +46,6 @@ from agent.server.liveness import LeaseLiveness
 from agent.server.mounts import MountTable
 from agent.server.starting import Starting
 from agent.server.stopping import Stopping
-from agent.server.sweeping import keep_swept
 
 _DEFINITIONS_SECONDS = 300.0
 _LAST_SECONDS = 5.0
@@ -125,6 +124,9 @@ class Agent:
         self._nodes: Informer[Node] = Informer(api, NODES, clock, rng)
         self._liveness = LeaseLiveness(api, clock, rng, self._nodes, node=flags.node, namespace=flags.namespace)
         self._health = Health(clock, hears_the_server=lambda: self._nodes.is_synced and self._nodes.last_error is None)
+        basis.metrics.show_health(
+            ready=lambda: not self._health.unready(), configured=lambda: not self._config.is_refused
+        )
         self._controllers: Controllers | None = None
 
     async def run(self, stopping: Stopping) -> None:
@@ -171,7 +173,7 @@ class Agent:
         )
         found = await starting.find_out()
         in_force = ConfigurationInForce(basis, self._config, found.node_labels)
-        options = MoverOptions(concurrency=_EVERY_JOB, memory_bytes=in_force.capacity.worker_memory_bytes)
+        options = MoverOptions(concurrency=_EVERY_JOB, memory_bytes=in_force.capacity.limits.worker_memory_bytes)
         async with self._workers(options) as workers:
             await workers.warm_up()
             settings = parts.exposer_settings(basis, self._config, found.test)
@@ -181,6 +183,7 @@ class Agent:
                 self._config,
                 found.test,
                 exposers=exposers,
+                sweeps=parts.leftovers(settings, exposers, basis.metrics),
                 capacity=in_force.capacity,
                 workers=workers,
                 definitions=self._definitions,
@@ -188,6 +191,7 @@ class Agent:
                 nodes=self._liveness,
             )
             in_force.follow(self._nodes, controllers)
+            basis.metrics.show_jobs(controllers.count_jobs)
             self._health.sees_objects = lambda: controllers.is_synced
             self._health.state = ""
             services: list[Coroutine[object, object, None]] = [
@@ -196,7 +200,6 @@ class Agent:
                 self._config.run(),
                 self._refresh_definitions(),
                 controllers.run(),
-                keep_swept(parts.leftovers(settings, exposers), basis.metrics, basis.clock, basis.rng),
             ]
             if found.test.pod_volumes:
                 done_folders = DoneFolders(basis.api, settings.volumes, basis.clock, basis.rng)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.controllers.controllers import Controllers
+from agent.controllers.limits import jobs_at_once
 from agent.kube.agent_config import AgentConfig
 from agent.kube.cluster import Node
 from agent.kube.informer import Informer
@@ -40,18 +41,20 @@ class ConfigurationInForce:
         nodes.add_handler(node_changed)
 
     def _apply(self, config: AgentConfig, controllers: Controllers) -> None:
-        basis, limits = self._basis, config.limits
-        worker_memory = self.capacity.worker_memory_bytes
+        basis = self._basis
+        worker_memory = self.capacity.limits.worker_memory_bytes
         self.capacity = capacity(config, self._labels, worker_memory_bytes=worker_memory)
+        concurrency, limits = self.capacity.concurrency, self.capacity.limits
         basis.logging.set_level(config.log_level)
-        controllers.set_concurrency(self.capacity.concurrency)
+        controllers.set_limits(limits)
+        controllers.set_concurrency(concurrency)
         controllers.set_prepare_queue_length(config.load_concurrency.prepare_queue_length)
         basis.metrics.set_limits(
             LimitsInForce(
                 upload_bytes_per_second=limits.upload_bytes_per_second,
                 download_bytes_per_second=limits.download_bytes_per_second,
                 requests_per_second=limits.requests_per_second,
-                jobs=self.capacity.concurrency,
+                jobs=jobs_at_once(concurrency, limits),
                 memory_bytes=limits.memory_bytes,
                 worker_memory_bytes=worker_memory,
             )

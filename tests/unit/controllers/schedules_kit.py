@@ -93,7 +93,7 @@ class Schedule:
             self._start(node)
         for number in range(rng.randint(1, 6)):
             await self._make(rng.choice(list(KINDS)), number)
-        for _ in range(rng.randint(1, 6)):
+        for _ in range(rng.randint(1, 10)):
             self._plan()
         await self.clock.sleep(LEASE_SECONDS)
         for node in sorted(self.gone):

@@ -131,6 +131,14 @@ async def test_a_canceled_backup_is_saved_as_incomplete_once_limits_are_lifted(m
     assert (saved.id, saved.incomplete) == (result.snapshot, "canceled")
 
 
+async def test_limits_that_are_set_before_the_worker_has_its_job_count_from_its_start(movers, tmp_path):
+    location = await new_repository(tmp_path / "repository")
+    tree = new_tree(tmp_path / "tree", size=100_000)
+    async with asyncio.timeout(60), movers.job(slowly(backup_of(tree, location), 1_000), SECRETS) as job:
+        job.set_limits(RateLimits())  # otherwise it takes half an hour
+        assert (await job.result()).files == 20
+
+
 async def test_a_canceled_restore_ends_as_canceled(movers, location, snapshot, tmp_path):
     async with movers.job(slowly(restore_of(snapshot[0].snapshot, tmp_path / "out", location)), SECRETS) as job:
         job.cancel("nobody needs it")
