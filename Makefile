@@ -64,19 +64,11 @@ cluster-demo: cluster  ## the whole story on a real cluster: back up, lose, rest
 cluster-bench: cluster  ## our agent beside Velero's own on the same cluster
 	hack/cluster run $(BIN)/python -m hack.node.compare
 
-cluster-test: cluster  ## end to end on the real cluster: what continuous integration runs
-	hack/cluster run $(BIN)/pytest tests/e2e -m "not slow and not disturbing and not another" -n 4
-	hack/cluster run $(BIN)/pytest tests/e2e -m "not slow and disturbing"
-	hack/cluster down --purge
+cluster-test: venv  ## end to end on the real cluster: what continuous integration runs
+	hack/e2e
 
-e2e: cluster  ## end to end on the real cluster: all of it
-	hack/cluster run $(BIN)/pytest tests/e2e -m "not disturbing and not another" -n 4
-	hack/cluster run $(BIN)/pytest tests/e2e -m disturbing
-	hack/cluster run $(BIN)/pytest tests/e2e -m another -k first_cluster
-	hack/cluster down --lose
-	hack/cluster up
-	hack/cluster run $(BIN)/pytest tests/e2e -m another -k second_cluster
-	hack/cluster down --purge
+e2e: venv  ## end to end on the real cluster: all of it
+	hack/e2e all
 
 demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
 	$(BIN)/python -m hack.demo
