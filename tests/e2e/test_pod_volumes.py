@@ -36,7 +36,7 @@ def test_volume_comes_back_equal(
 
 
 def test_generic_ephemeral_volume_comes_back_equal(
-    agents: AgentSwitch, applications: Applications, assert_equal: Comparison, velero: Velero
+    agents: AgentSwitch, applications: Applications, assert_equal: Comparison, cluster: Cluster, velero: Velero
 ) -> None:
     if agents.image == STOCK:
         pytest.skip("the stock agent does not find generic ephemeral volumes (contract §3.3)")
@@ -46,8 +46,11 @@ def test_generic_ephemeral_volume_comes_back_equal(
     velero.backup(app.namespace, app.namespace, *POD_VOLUMES)
 
     applications.delete()
-    # Kubernetes makes the claim for the pod, and refuses one that was there before.
-    velero.restore(app.namespace, app.namespace, "--exclude-resources=persistentvolumeclaims")
+    velero.start_restore(app.namespace, app.namespace)
+    # Kubernetes refuses the claim that Velero restores, since the pod does not own it, and makes one when that is gone.
+    cluster.wait("the pod is restored", 60, lambda: cluster.get("Pod", "app", app.namespace))
+    cluster.delete("PersistentVolumeClaim", "app-files", app.namespace)
+    velero.wait_for_restore(app.namespace)
     app.wait_until_running()
     assert_equal(before, app.content())
 

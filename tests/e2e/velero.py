@@ -69,6 +69,9 @@ class Velero:
 
     def restore(self, name: str, backup: str, *options: str, expect: str = "Completed", seconds: float = 300) -> None:
         self.start_restore(name, backup, *options)
+        self.wait_for_restore(name, expect=expect, seconds=seconds)
+
+    def wait_for_restore(self, name: str, *, expect: str = "Completed", seconds: float = 300) -> None:
         self._wait("Restore", name, expect, seconds)
 
     def _wait(self, kind: str, name: str, expect: str, seconds: float) -> None:
