@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help venv native lint types layers unit storage interop crash controlplane test demo bench generated lock clean
+.PHONY: image cluster cluster-down cluster-demo cluster-bench cluster-test e2e
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,7 +49,28 @@ controlplane: venv  ## the agent on a real API server, with CSI and Velero; only
 	@hack/system-packages etcd-server
 	$(BIN)/pytest tests/controlplane
 
-test: lint types layers unit storage interop crash  ## everything that has to pass
+test: lint types layers unit storage interop crash cluster-test  ## everything that has to pass
+
+image: venv  ## the agent's container image, without Docker; prints where it is
+	hack/image agent
+
+cluster: venv  ## a real Kubernetes node with Velero and the agent (AGENT=stock for Velero's own); docs/cluster.md
+	hack/cluster up $(if $(AGENT),--agent $(AGENT))
+
+cluster-down:  ## end it, and forget what it kept
+	hack/cluster down --purge
+
+cluster-demo: cluster  ## the whole story on a real cluster: back up, lose, restore a shop
+	hack/cluster run $(BIN)/python -m hack.node.demo
+
+cluster-bench: cluster  ## our agent beside Velero's own on the same cluster
+	hack/cluster run $(BIN)/python -m hack.node.compare
+
+cluster-test: venv  ## end to end on the real cluster: what continuous integration runs
+	hack/e2e
+
+e2e: venv  ## end to end on the real cluster: all of it
+	hack/e2e all
 
 demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
 	$(BIN)/python -m hack.demo
