@@ -134,20 +134,36 @@ class Cluster:
 
     # Velero
 
-    def back_up(self, *flags: str, namespace: str, name: str = "", wait: bool = True) -> str:
+    def back_up(self, *flags: str, namespace: str, wait: bool = True) -> str:
         """The name of the backup, which has ended if `wait`."""
-        name = name or f"backup-{next(_numbers)}"
-        waiting = ["--wait"] if wait else []
-        self.velero.cli("backup", "create", name, f"--include-namespaces={namespace}", *flags, *waiting)
+        name = f"backup-{next(_numbers)}"
+        self.velero.cli("backup", "create", name, f"--include-namespaces={namespace}", *flags)
+        if wait:
+            self.wait_ended("backup", name)
         return name
 
     def restore(self, backup: str, *flags: str, source: str, wait: bool = True) -> tuple[str, str]:
         """Restore a backup into a new namespace; the name of the restore and of the namespace."""
         name, target = f"restore-{next(_numbers)}", f"shop-{next(_numbers)}"
-        waiting = ["--wait"] if wait else []
         mapping = f"--namespace-mappings={source}:{target}"
-        self.velero.cli("restore", "create", name, f"--from-backup={backup}", mapping, *flags, *waiting)
+        self.velero.cli("restore", "create", name, f"--from-backup={backup}", mapping, *flags)
+        if wait:
+            self.wait_ended("restore", name)
         return name, target
+
+    def wait_ended(self, kind: str, name: str, seconds: float = 90.0) -> None:
+        """Wait until a backup or restore has ended, well or not."""
+        ended = {"Completed", "PartiallyFailed", "Failed", "FailedValidation"}
+        try:
+            self.eventually(f"{kind} {name} ends", lambda: self.velero.phase(kind, name) in ended, seconds)
+        except TimeoutError as error:
+            pytest.fail(f"{error}; it is {self.velero.phase(kind, name)}:\n{self.work()}")
+
+    def work(self) -> str:
+        """Phase and message of all that the agents have to do, for people."""
+        columns = "KIND:.kind,NAME:.metadata.name,PHASE:.status.phase,NODE:.status.node,MESSAGE:.status.message"
+        kinds = "datauploads,datadownloads,podvolumebackups,podvolumerestores"
+        return self.plane.kubectl("get", kinds, f"--namespace={NAMESPACE}", f"-o=custom-columns={columns}")
 
     def config(self, resource: str, document: Mapping[str, Any]) -> None:
         """A ConfigMap of Velero's namespace with one document."""
