@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -50,8 +50,16 @@ there is as an incomplete snapshot, and an interrupted restore goes on where it 
 one ends it at once.
 """
 
-_CONNECTION_OPTIONS = ("repo", "password_file", "cache_dir", "no_cache", "cache_limit", "limit_upload")
-_CONNECTION_OPTIONS += ("limit_download", "parallel_requests")
+_CONNECTION_OPTIONS = (
+    "repo",
+    "password_file",
+    "cache_dir",
+    "no_cache",
+    "cache_limit",
+    "limit_upload",
+    "limit_download",
+    "parallel_requests",
+)
 
 
 def render() -> str:
@@ -102,7 +110,7 @@ def _is_connection(command: click.Command, option: click.Parameter) -> bool:
     return option.name in _CONNECTION_OPTIONS and names.issuperset(_CONNECTION_OPTIONS)
 
 
-def _options(options: list[click.Parameter]) -> str:
+def _options(options: Sequence[click.Parameter]) -> str:
     rows = []
     for option in options:
         assert isinstance(option, click.Option)

@@ -116,11 +116,14 @@ def _split(kind: object) -> tuple[object, str]:
 def _below(kind: object) -> tuple[type[msgspec.Struct] | None, str]:
     """The part that has keys of its own, and how its path goes on."""
     origin, arguments = get_origin(kind), get_args(kind)
-    inner, suffix = (
-        (arguments[0], "[]") if origin is tuple else (arguments[1], ".<name>") if origin is dict else (kind, "")
-    )
-    is_part = isinstance(inner, type) and issubclass(inner, msgspec.Struct) and inner is not LabelSelector
-    return (inner, suffix) if is_part else (None, "")
+    inner, suffix = kind, ""
+    if origin is tuple:
+        inner, suffix = arguments[0], "[]"
+    elif origin is dict:
+        inner, suffix = arguments[1], ".<name>"
+    if isinstance(inner, type) and issubclass(inner, msgspec.Struct) and inner is not LabelSelector:
+        return inner, suffix
+    return None, ""
 
 
 def _name(kind: object) -> str:

@@ -202,6 +202,10 @@ class ExposeTimeout(ExposeError, code="expose.timeout", exit_status=118):
     """The volume was not accessible in time."""
 
 
+class NodeLost(ExposeError, code="expose.node-lost", exit_status=118):
+    """Nobody looks after the work of a node any more, or no node ever did."""
+
+
 class ExposeUnsupported(ExposeError, code="expose.unsupported", exit_status=119):
     """The volume is of a kind that this release cannot make accessible."""
 

@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.base.clock import Clock
+from agent.controllers import pod_volume_backup, pod_volume_restore
+from agent.controllers.context import Context, NodeLiveness, Timing, nothing_to_check
 from agent.controllers.data_download import DataDownloadKind
 from agent.controllers.data_upload import DataMovers, DataUploadKind
-from agent.controllers.job import Job, JobT, is_exposing
+from agent.controllers.job import Job, JobT
 from agent.controllers.kind import JobKind
+from agent.controllers.limits import jobs_at_once, share_rates
 from agent.controllers.loop import Controller
-from agent.controllers.machine import Context, NodeLiveness, Timing
 from agent.controllers.moving import JobId, Movings, Work
 from agent.controllers.node_pods import NodePodInformer
-from agent.controllers.pod_volume_backup import PodVolumeBackupKind, canceled_phase
+from agent.controllers.pod_volume_backup import PodVolumeBackupKind
 from agent.controllers.pod_volume_restore import PodVolumeRestoreKind
+from agent.controllers.prepare_queue import PrepareQueue
 from agent.controllers.slots import Slots
 from agent.controllers.sources import JobSource, Runners, Sources
 from agent.controllers.status import Definitions, EventSink, StatusWriter
+from agent.controllers.stock import StockMovers
+from agent.controllers.sweep import Leftovers, keep_swept
 from agent.exposers.contract import Exposer
-from agent.kube.api import KubeApi
+from agent.kube.agent_config import AgentLimits
+from agent.kube.api import KubeApi, Unreadable
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import Key
@@ -60,6 +67,7 @@ class ControllerOptions:
     namespace: str
     """Velero's."""
     concurrency: int = 1
+    limits: AgentLimits = field(default_factory=AgentLimits)
     prepare_queue_length: int = 0
     """Objects being exposed at once in the whole namespace; 0: any number."""
     pod_volumes: bool = True
@@ -67,6 +75,7 @@ class ControllerOptions:
     timing: Timing = field(default_factory=Timing)
     movers: DataMovers = field(default_factory=DataMovers)
     time_limit: Callable[[Job], float] = lambda _: 0.0
+    check: Callable[[Job], Awaitable[None]] = nothing_to_check
     callbacks: Callable[[Job], JobCallbacks | None] = lambda _: None
 
 
@@ -86,6 +95,7 @@ class Controllers:
         definitions: Definitions,
         events: EventSink,
         nodes: NodeLiveness,
+        leftovers: Leftovers | None = None,
     ) -> None:
         self._api = api
         self._clock = clock
@@ -95,25 +105,48 @@ class Controllers:
         self._definitions = definitions
         self._nodes = nodes
         self._writer = StatusWriter(api, definitions, events, clock)
-        self._prepare_queue_length = options.prepare_queue_length
+        self._leftovers = leftovers
+        self._concurrency = options.concurrency
+        self._limits = options.limits
         self._movings: Movings | None = None
-        self.slots = Slots(options.concurrency)
+        self._context: Context | None = None
+        self.slots = Slots(jobs_at_once(options.concurrency, options.limits))
         self.pods = NodePodInformer(api, options.node, clock, rng)
         self._sources = Sources(options.node, api, self.pods, jobs, runners)
         self._loops: list[_AnyController] = []
-        self._claims: set[JobId] = set()
+        self._queue = PrepareQueue(options.prepare_queue_length, clock, self._exposing)
 
     def set_concurrency(self, concurrency: int) -> None:
         """Jobs at once on this node from now on."""
-        self.slots.set_limit(concurrency)
+        self._concurrency = concurrency
+        self.slots.set_limit(jobs_at_once(self._concurrency, self._limits))
+
+    def set_limits(self, limits: AgentLimits) -> None:
+        """What all jobs of this node may take together, from now on; running ones share it anew."""
+        self._limits = limits
+        self.slots.set_limit(jobs_at_once(self._concurrency, self._limits))
+        self._share_rates()
 
     def set_prepare_queue_length(self, length: int) -> None:
         """Objects being exposed at once in the namespace from now on; 0: any number."""
-        self._prepare_queue_length = length
+        self._queue.set_length(length)
 
     def works(self) -> Iterator[Work]:
         """Jobs that move data now."""
         return iter(()) if self._movings is None else iter(self._movings)
+
+    def count_jobs(self) -> Mapping[tuple[str, str], int]:
+        """Objects by kind and by whether their job is `running`, or `waiting` for a slot."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for loop in self._loops:
+            for job in loop.informer.store:
+                job_id = (loop.kind.name, job.key)
+                work = None if self._movings is None else self._movings.get(job_id)
+                if work is not None and work.outcome is None:
+                    counts[loop.kind.name, "running"] += 1
+                elif self.slots.is_waiting(job_id):
+                    counts[loop.kind.name, "waiting"] += 1
+        return counts
 
     @property
     def is_synced(self) -> bool:
@@ -123,17 +156,19 @@ class Controllers:
     async def run(self) -> None:
         """Work until canceled; running jobs are canceled then, and keep what helps the next try."""
         async with asyncio.TaskGroup() as group:
-            self._movings = Movings(group)
-            context = Context(
+            self._movings = Movings(group, self._share_rates)
+            context = self._context = Context(
                 node=self._options.node,
                 clock=self._clock,
                 writer=self._writer,
                 slots=self.slots,
                 nodes=self._nodes,
                 movings=self._movings,
-                queue_has_room=self._queue_has_room,
+                queue=self._queue,
+                stock=StockMovers(self._api, self.pods, self._clock, self._rng),
                 time_limit=self._options.time_limit,
                 callbacks=self._options.callbacks,
+                check=self._options.check,
                 timing=self._options.timing,
             )
             group.create_task(self.pods.run())
@@ -141,16 +176,44 @@ class Controllers:
             self._make_loops(context)
             for loop in self._loops:
                 group.create_task(loop.run())
+            if self._leftovers is not None:
+                group.create_task(keep_swept(self._leftovers, self._clock, self._rng))
+
+    @property
+    def unreadable(self) -> dict[str, Unreadable]:
+        """Objects of the four kinds that cannot be read, and so are not handled."""
+        return {
+            f"{loop.kind.name} {key}": unreadable
+            for loop in self._loops
+            for key, unreadable in loop.informer.unreadable.items()
+        }
 
     async def drain(self, seconds: float) -> None:
-        """Look at nothing any more, and let running jobs save what helps their successors, for at most so long."""
+        """Look at nothing any more, and let running jobs save what helps their successors, for at most so long.
+
+        What was accepted but is not mounted here is given back, so that other agents go on with it.
+        """
+        if self._context is not None:
+            self._context.draining = True
         for loop in self._loops:
             loop.queue.close()
         deadline = self._clock.monotonic() + seconds
         for work in self.works():
-            work.cancel("the agent ends")
-        while any(work.outcome is None for work in self.works()) and self._clock.monotonic() < deadline:
+            work.leave("the agent ends")
+        for loop in self._loops:
+            await loop.give_back(deadline)
+        while (
+            any(work.ends_with_us and work.outcome is None for work in self.works())
+            and self._clock.monotonic() < deadline
+        ):
             await self._clock.sleep(_DRAIN_LOOK_SECONDS)
+
+    def _share_rates(self) -> None:
+        share_rates(self._limits, self.works())
+
+    def _exposing(self) -> Iterator[tuple[JobId, str]]:
+        for loop in self._loops:
+            yield from loop.exposing()
 
     def _make_loops(self, context: Context) -> None:
         sources, movers = self._sources, self._options.movers
@@ -161,9 +224,10 @@ class Controllers:
         self._loops = [uploads, downloads]
         if not self._options.pod_volumes:
             return
-        canceled = canceled_phase(self._definitions)
-        backups = self._loop(PodVolumeBackupKind(sources, self._exposers.pod_volume_backup, canceled), context)
-        restores = self._loop(PodVolumeRestoreKind(sources, self._exposers.pod_volume_restore, canceled), context)
+        backup_end = pod_volume_backup.canceled_phase(self._definitions)
+        restore_end = pod_volume_restore.canceled_phase(self._definitions)
+        backups = self._loop(PodVolumeBackupKind(sources, self._exposers.pod_volume_backup, backup_end), context)
+        restores = self._loop(PodVolumeRestoreKind(sources, self._exposers.pod_volume_restore, restore_end), context)
         self._loops += [backups, restores]
 
         def wake(pod: Pod) -> None:
@@ -183,15 +247,3 @@ class Controllers:
                 loop.queue.add(Key(self._options.namespace, owner.name))
 
         self.pods.add_handler(wake)
-
-    def _queue_has_room(self, claim: JobId) -> bool:
-        """Whether one more may be exposed; if so, `claim` counts although no store shows it yet."""
-        if not self._prepare_queue_length:
-            return True
-        objects = {(loop.kind.name, job.key): job for loop in self._loops for job in loop.informer.store}
-        self._claims = {one for one in self._claims if one in objects and objects[one].status.phase.is_new}
-        exposing = {one for one, job in objects.items() if is_exposing(job)}
-        if len(exposing | self._claims | {claim}) > self._prepare_queue_length:
-            return False
-        self._claims.add(claim)
-        return True

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.base.errors import KubeNotFound, SnapshotNotFound
+from agent.base.errors import KubeNotFound, LighterageError, NodeLost, SnapshotNotFound, SourceGone
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.kind import Claim, NotYet, Ours, Refused
-from agent.controllers.sources import Sources
+from agent.controllers.sources import Sources, pods_of
 from agent.exposers.contract import Exposer, Ready
 from agent.kube.data_download import DataDownload
 from agent.kube.job import Phase
 from agent.kube.meta import Key
-from agent.kube.names import DATA_DOWNLOAD_LABEL, DATA_UPLOAD_DOWNLOAD_FINALIZER, valid_name
+from agent.kube.names import DATA_DOWNLOAD_LABEL, DATA_UPLOAD_DOWNLOAD_FINALIZER
 from agent.kube.resource import DATA_DOWNLOADS, PERSISTENT_VOLUME_CLAIMS, Resource
 from agent.movers.runner import WorkRunner
 from agent.movers.spec import JobSpec, Secrets
@@ -29,7 +29,10 @@ class DataDownloadKind:
     name: str = "DataDownload"
     finalizer: str = DATA_UPLOAD_DOWNLOAD_FINALIZER
     canceled_phase: Phase = Phase.CANCELED
+    pod_label: str = DATA_DOWNLOAD_LABEL
     has_node_from_the_start: bool = False
+    is_anybodys: bool = True
+    priority: int = 0
 
     def namespace(self, job: DataDownload) -> str:
         """Of the target PVC."""
@@ -54,16 +57,23 @@ class DataDownloadKind:
         try:
             await self.sources.api.get(PERSISTENT_VOLUME_CLAIMS, target)
         except KubeNotFound:
-            return NotYet(f"the claim {target} does not exist yet")
+            missing = f"the claim {target} does not exist"
+            return NotYet(f"{missing} yet", SourceGone(missing, hint="the restore did not create it: see its errors"))
         return Ours()
 
     def node(self, job: DataDownload) -> str:
         """Who accepted it, then who has its volume."""
         return job.status.node or job.status.accepted_by_node
 
+    async def locate(self, job: DataDownload) -> str | LighterageError:
+        """Nowhere else: what is not new and names no node is nobody's."""
+        return (
+            "" if job.status.phase.is_new else NodeLost(f"the DataDownload {job.key} is {job.status.phase} on no node")
+        )
+
     def is_here(self, job: DataDownload) -> bool:
         """Whether the exposer pod runs on this node."""
-        return bool(self.sources.pods.by_label(DATA_DOWNLOAD_LABEL, valid_name(job.metadata.name)))
+        return bool(pods_of(self.sources.pods, DATA_DOWNLOAD_LABEL, job))
 
     async def work(self, job: DataDownload, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:
         """A restore."""

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.base.errors import MoverUnsupported, SnapshotFailed
+from agent.base.errors import LighterageError, MoverUnsupported, NodeLost, SnapshotFailed
 from agent.controllers.kind import Claim, Ours, Refused
-from agent.controllers.sources import Sources
+from agent.controllers.sources import Sources, pods_of
 from agent.exposers.contract import Exposer, Ready
 from agent.kube.data_upload import DataUpload
 from agent.kube.job import Phase
-from agent.kube.names import DATA_UPLOAD_DOWNLOAD_FINALIZER, DATA_UPLOAD_LABEL, valid_name
+from agent.kube.names import DATA_UPLOAD_DOWNLOAD_FINALIZER, DATA_UPLOAD_LABEL
 from agent.kube.resource import DATA_UPLOADS, Resource
 from agent.movers.runner import WorkRunner
 from agent.movers.spec import JobSpec, Secrets
@@ -62,7 +62,10 @@ class DataUploadKind:
     name: str = "DataUpload"
     finalizer: str = DATA_UPLOAD_DOWNLOAD_FINALIZER
     canceled_phase: Phase = Phase.CANCELED
+    pod_label: str = DATA_UPLOAD_LABEL
     has_node_from_the_start: bool = False
+    is_anybodys: bool = True
+    priority: int = 0
 
     def namespace(self, job: DataUpload) -> str:
         """Of the source PVC."""
@@ -84,9 +87,13 @@ class DataUploadKind:
         """Who accepted it, then who has its volume."""
         return job.status.node or job.status.accepted_by_node
 
+    async def locate(self, job: DataUpload) -> str | LighterageError:
+        """Nowhere else: what is not new and names no node is nobody's."""
+        return "" if job.status.phase.is_new else NodeLost(f"the DataUpload {job.key} is {job.status.phase} on no node")
+
     def is_here(self, job: DataUpload) -> bool:
         """Whether the exposer pod runs on this node."""
-        return bool(self.sources.pods.by_label(DATA_UPLOAD_LABEL, valid_name(job.metadata.name)))
+        return bool(pods_of(self.sources.pods, DATA_UPLOAD_LABEL, job))
 
     async def work(self, job: DataUpload, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:
         """A backup."""

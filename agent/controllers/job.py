@@ -53,6 +53,18 @@ def with_exposing(job: JobT, exposing: bool) -> JobT:
     return with_metadata(job, labels={EXPOSE_ON_GOING_LABEL: "true" if exposing else None})
 
 
+def with_finalizer(job: JobT, finalizer: str) -> JobT:
+    """The object kept until our finalizer is taken away; one that is being deleted takes no new ones."""
+    if is_deleted(job) or finalizer in job.metadata.finalizers:
+        return job
+    return with_metadata(job, finalizers=(*job.metadata.finalizers, finalizer))
+
+
+def without_finalizer(job: JobT, finalizer: str) -> JobT:
+    """The object no longer kept by us."""
+    return with_metadata(job, finalizers=tuple(name for name in job.metadata.finalizers if name != finalizer))
+
+
 def is_exposing(job: Job) -> bool:
     """Whether the object counts toward the prepare queue."""
     return job.metadata.labels.get(EXPOSE_ON_GOING_LABEL) == "true"

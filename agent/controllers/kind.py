@@ -29,6 +29,11 @@ class NotYet:
     """This agent's perhaps, once what is missing is there."""
 
     reason: str
+    error: LighterageError | None = None
+    """Why it never will be, should it stay missing as long as a volume may take; to ask costs requests.
+
+    None: it may be missing for ever, and is known without asking.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,11 @@ class JobKind(Protocol[JobT]):
         ...
 
     @property
+    def pod_label(self) -> str:
+        """Of pods that hold or move a volume; its value is the object's name."""
+        ...
+
+    @property
     def exposer(self) -> Exposer[JobT]:
         """How its volume is got at."""
         ...
@@ -72,6 +82,16 @@ class JobKind(Protocol[JobT]):
     @property
     def has_node_from_the_start(self) -> bool:
         """Whether `status.node` is set when the object is accepted, rather than when its volume is ready."""
+        ...
+
+    @property
+    def is_anybodys(self) -> bool:
+        """Whether any agent may accept an object, and take over what another one accepted and cannot go on with."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """Of two that wait for a slot, the higher one goes first."""
         ...
 
     def namespace(self, job: JobT) -> str:
@@ -87,7 +107,14 @@ class JobKind(Protocol[JobT]):
         ...
 
     def node(self, job: JobT) -> str:
-        """The node whose agent looks after the object in its phase; empty while it is anybody's."""
+        """The node whose agent looks after the object in its phase; empty while it is anybody's or nobody's."""
+        ...
+
+    async def locate(self, job: JobT) -> str | LighterageError:
+        """The same for an object that does not say: asked where that can be known, and empty if it may yet be said.
+
+        An error when no agent will ever look after it. Costs requests.
+        """
         ...
 
     def is_here(self, job: JobT) -> bool:

@@ -4,92 +4,64 @@
 
 Level-triggered: `look` reads the object and the world and does what is next, so it may run twice, in two agents, or
 again after a crash anywhere. Only an object's own agent works on it; when that one's node is dead, any other ends it.
-Everything that waits has a reason that ends up in the object's message, and a bound.
+Everything that waits has a reason that ends up in the object, and a bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Generic, Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Generic, TypeVar
 
-from agent.base.clock import Clock
-from agent.base.errors import CanceledError, ExposeTimeout, KubeConflict, KubeError, KubeNotFound, LighterageError
+from agent.base.errors import (
+    CanceledError,
+    ExposeTimeout,
+    KubeConflict,
+    KubeError,
+    KubeForbidden,
+    KubeInvalid,
+    LighterageError,
+    NodeLost,
+)
+from agent.controllers.context import Again, Context, NodeLiveness, Timing
 from agent.controllers.finish import Finisher
 from agent.controllers.job import (
+    WAITING_ANNOTATION,
     Job,
     JobT,
-    accepted_at,
     is_canceled,
     is_deleted,
     with_exposing,
+    with_finalizer,
     with_metadata,
     with_status,
 )
-from agent.controllers.kind import JobKind, NotOurs, NotYet, Refused
-from agent.controllers.moving import JobId, Movings
-from agent.controllers.slots import Slots
-from agent.controllers.status import StatusWriter
-from agent.exposers.contract import Broken, Waiting
+from agent.controllers.kind import JobKind, NotOurs, NotYet, Ours, Refused
+from agent.controllers.memory import Memory, Remembered, share
+from agent.controllers.moving import JobId, Order
+from agent.controllers.rescue import Rescuer
+from agent.exposers.contract import Broken, Ready, Runner, Waiting
 from agent.kube.job import NodeOS, Phase
 from agent.kube.meta import Key
-from agent.movers.runner import WorkRunner
-from agent.movers.spec import JobSpec, Secrets
-from agent.movers.supervisor import JobCallbacks
+from agent.kube.pods import Pod
+from agent.kube.volumes import VolumeMode
 
+__all__ = ["Context", "Machine", "NodeLiveness", "Timing"]
 
-class NodeLiveness(Protocol):
-    """Which agents are alive (contract §2.5)."""
-
-    def is_dead(self, node: str) -> bool:
-        """Whether nobody has looked after the objects of this node for so long that others have to end them."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Seconds."""
-
-    prepare: float = 1800.0
-    """From Accepted to InProgress (`--data-mover-prepare-timeout`)."""
-    others: float = 120.0
-    """How much later another agent ends what its own agent should have ended."""
-    force_prepared: float = 300.0
-    force_running: float = 3600.0
-    """After `cancel` was first seen: any agent ends the object, before and after it is InProgress."""
-    restart: float = 600.0
-    """For what a restarted agent needs to go on with an object that was InProgress."""
-    look_again: float = 5.0
-    """At objects that wait for something that no event tells of."""
-    resync: float = 60.0
-
-
-@dataclass(slots=True)
-class Context:
-    """What all machines of an agent share."""
-
-    node: str
-    clock: Clock
-    writer: StatusWriter
-    slots: Slots
-    nodes: NodeLiveness
-    movings: Movings
-    queue_has_room: Callable[[JobId], bool]
-    """Whether this object too may be exposed in the namespace (`prepareQueueLength`)."""
-    time_limit: Callable[[Job], float] = lambda _: 0.0
-    """Seconds that this object may be InProgress; 0: any time."""
-    callbacks: Callable[[Job], JobCallbacks | None] = lambda _: None
-    timing: Timing = field(default_factory=Timing)
-
-
-_PROGRESS_SECONDS = 10.0
 _STORE_LAG_SECONDS = 0.5
 """Until the store shows what was written already, by us or by another."""
+_MAX_REASON = 1_024
+_MAX_DOUBLINGS = 6
+_CANCELED = "canceled: "
+_T = TypeVar("_T")
 
-_Work = tuple[WorkRunner, JobSpec, Secrets]
 
-Again = float | None
-"""Seconds after which to look again without an event; None: an event comes."""
+_Step = Callable[[JobT, Remembered[JobT]], Awaitable[Again]]
+
+
+async def _store_is_behind(_job: object, _memory: object) -> Again:
+    """It is final already, or runs; only the store does not show it."""
+    return _STORE_LAG_SECONDS
 
 
 class Machine(Generic[JobT]):
@@ -100,218 +72,365 @@ class Machine(Generic[JobT]):
         self._context = context
         self._wake = wake
         self._finisher = Finisher(kind, context)
-        self._cancel_seen: dict[Key, float] = {}
-        self._waiting: dict[Key, str] = {}
-        self._restarting: dict[Key, float] = {}
+        self._rescuer = Rescuer(kind, context, self._finisher)
+        self._memory: Memory[JobT] = Memory(context.clock)
 
     async def look(self, key: Key, job: JobT | None) -> Again:
         """Do the next step for an object, None when it is gone. Raises `KubeError`: look again after a while."""
-        if job is None or not self._kind.handles(job):
-            return self._forget(key, "the object is gone")
-        work = self._context.movings.get(self._id(job))
-        if work is not None and work.uid != job.metadata.uid:
-            return self._forget(key, "the object was made anew")
-        if job.status.phase.is_final:
-            step = self._after_the_end
-        elif self._finisher.has_ended(job):
-            return _STORE_LAG_SECONDS
-        else:
-            step = self._finisher.go_on if self._finisher.is_decided(job) else self._step
-        try:
-            return await step(job)
-        except (KubeConflict, KubeNotFound):
-            return _STORE_LAG_SECONDS
-
-    async def _step(self, job: JobT) -> Again:
-        phase = job.status.phase
-        if self._kind.finalizer not in job.metadata.finalizers and not is_deleted(job):
-            finalizers = (*job.metadata.finalizers, self._kind.finalizer)
-            await self._write(job, with_metadata(job, finalizers=finalizers))
+        if self._context.draining:
             return None
-        if is_canceled(job) or phase is Phase.CANCELING:
-            step = self._cancel
-        elif phase.is_new:
-            step = self._new
-        elif not self._is_mine(job):
-            step = self._rescue
-        else:
-            step = {Phase.ACCEPTED: self._accepted, Phase.PREPARED: self._prepared}.get(phase, self._in_progress)
-        return await step(job)
+        if job is None or not self._kind.handles(job):
+            return self._forget(key, "the object is gone", None)
+        work = self._context.movings.get(self._id(job))
+        if (work is not None and work.uid != job.metadata.uid) or self._memory.knows_another(job):
+            return self._forget(key, "the object was made anew", 0.0)
+        memory = self._memory.of(job)
+        if not job.status.phase.is_new:
+            self._context.queue.settle(self._id(job))
+        return await self._step(job, memory)(job, memory)
+
+    def _step(self, job: JobT, memory: Remembered[JobT]) -> _Step[JobT]:
+        """What is next."""
+        phase, mine = job.status.phase, self._is_mine(job)
+        rules: tuple[tuple[bool, _Step[JobT]], ...] = (
+            (phase.is_final, self._after_the_end),
+            (memory.ended, _store_is_behind),
+            (self._finisher.is_decided(job, memory), self._finisher.go_on),
+            (is_canceled(job) or phase is Phase.CANCELING, self._cancel),
+            (phase.is_new and self._context.movings.get(self._id(job)) is not None, _store_is_behind),
+            (phase.is_new, self._new),
+            (not mine, self._others),
+            (self._kind.finalizer not in job.metadata.finalizers, self._keep),
+            (phase is Phase.ACCEPTED, self._accepted),
+            (phase is Phase.PREPARED, self._prepared),
+        )
+        return next((step for applies, step in rules if applies), self._in_progress)
+
+    async def _others(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        self._context.slots.release(self._id(job))
+        return await self._rescuer.look(job, memory)
+
+    async def _keep(self, job: JobT, _: Remembered[JobT]) -> Again:
+        """See that it is not gone before it is cleaned up."""
+        await self._write(job, with_finalizer(job, self._kind.finalizer))
+        return None
 
     # ---- one phase each ----
 
-    async def _new(self, job: JobT) -> Again:
-        context = self._context
-        claim = await self._kind.claim(job)
+    async def _new(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        context, kind = self._context, self._kind
+        turn = share(context.node, memory.uid) * context.timing.claim_spread if kind.is_anybodys else 0.0
+        early = max(memory.phase_since + turn, memory.not_before) - context.clock.monotonic()
+        if early > 0:
+            return early
+        counts = context.writer.has_phase(kind.resource, Phase.ACCEPTED)
+        if counts and not context.queue.admit(self._id(job), kind.namespace(job)):
+            return context.timing.look_again
+        claim = await kind.claim(job)
+        if isinstance(claim, Ours):
+            return await (self._accept(job) if counts else self._skip_acceptance(job, memory))
+        context.queue.settle(self._id(job))
         if isinstance(claim, NotOurs):
-            return None
+            return await self._rescuer.unclaimed(job, memory)
         if isinstance(claim, Refused):
-            return await self._finisher.fail(job, claim.error)
-        if isinstance(claim, NotYet):
-            return self._wait(job, claim.reason)
-        if not context.writer.has_phase(self._kind.resource, Phase.ACCEPTED):
-            return await self._prepared(job)
-        if not context.queue_has_room(self._id(job)):
-            return self._wait(job, "as many objects are being exposed as prepareQueueLength allows")
+            return await self._finisher.end_at_once(job, memory, claim.error)
+        return await self._not_yet(job, memory, claim)
+
+    async def _accept(self, job: JobT) -> Again:
+        context, kind = self._context, self._kind
         accepted = with_status(
             job,
             phase=Phase.ACCEPTED,
             accepted_by_node=context.node,
             accepted_timestamp=context.writer.now(),
-            **({"node": context.node} if self._kind.has_node_from_the_start else {}),
+            **({"node": context.node} if kind.has_node_from_the_start else {}),
         )
-        await self._write(job, with_exposing(accepted, True))
+        await self._write(job, with_finalizer(with_exposing(accepted, True), kind.finalizer))
         return None
 
-    async def _accepted(self, job: JobT) -> Again:
-        if self._is_overdue(job, 0.0):
-            return await self._time_out(job)
-        state = await self._kind.exposer.advance(job)
-        if isinstance(state, Broken):
-            return await self._finisher.fail(job, state.error)
-        if isinstance(state, Waiting):
-            return self._wait(job, state.reason)
-        if state.node != self._context.node:
-            return self._wait(job, f"the agent of node {state.node} has to take over")
-        self._waiting.pop(job.key, None)
-        await self._write(job, with_status(job, phase=Phase.PREPARED, node=self._context.node))
-        return None
+    async def _skip_acceptance(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        """For servers that do not know the phases between (contract §2.3)."""
+        kept = self._kind.finalizer in job.metadata.finalizers
+        return await (self._prepared(job, memory) if kept else self._keep(job, memory))
 
-    async def _prepared(self, job: JobT) -> Again:
-        work = await self._ready_work(job, late=self._is_overdue(job, 0.0))
-        if isinstance(work, Waiting):
-            return self._wait(job, work.reason)
-        if isinstance(work, LighterageError):
-            return await self._finisher.fail(job, work)
+    async def _not_yet(self, job: JobT, memory: Remembered[JobT], claim: NotYet) -> Again:
+        clock, timing = self._context.clock, self._context.timing
+        if claim.error is None:
+            return timing.look_again
+        rest = timing.prepare - memory.since(memory.phase_since, clock)
+        if rest <= 0:
+            return await self._finisher.end_at_once(job, memory, claim.error)
+        memory.looked_up += 1
+        spread = 0.5 + share(self._context.node, f"{memory.uid}/{memory.looked_up}")
+        wait = timing.look_again * 2.0 ** min(memory.looked_up - 1, _MAX_DOUBLINGS) * spread
+        memory.not_before = clock.monotonic() + min(wait, rest)
+        return min(wait, rest)
+
+    async def _accepted(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context = self._context
-        if not context.slots.acquire(self._id(job), self._kind.namespace(job), lambda: self._wake(job.key)):
-            return self._wait(job, "as many jobs run on this node as loadConcurrency allows")
-        try:
-            started = with_status(
-                job,
-                phase=Phase.IN_PROGRESS,
-                node=context.node,
-                node_os=NodeOS.LINUX,
-                start_timestamp=context.writer.now(),
-            )
-            started = await self._write(job, with_exposing(started, False))
-        except KubeError:
-            context.slots.release(self._id(job))
-            raise
-        self._waiting.pop(job.key, None)
-        return self._start(started, work)
-
-    async def _ready_work(self, job: JobT, *, late: bool) -> _Work | Waiting | LighterageError:
-        """What is to be done; what it waits for; or why it cannot be done, which a wait becomes when it is too late."""
-        state = await self._kind.exposer.advance(job)
-        if isinstance(state, Broken):
-            return state.error
+        if memory.since(memory.accepted, context.clock) > context.timing.prepare:
+            return await self._time_out(job, memory)
+        state = await self._checked(job, memory) or await self._advanced(job, memory)
+        if isinstance(state, Ready) and state.node != context.node:
+            state = self._elsewhere(state.node)
+        if isinstance(state, LighterageError):
+            return await self._finisher.fail(job, memory, state)
         if isinstance(state, Waiting):
-            return ExposeTimeout(f"the volume was not accessible in time: {state.reason}") if late else state
+            return await self._wait(job, memory, state.reason)
+        await self._write(job, with_status(job, phase=Phase.PREPARED, node=context.node))
+        return None
+
+    async def _hand_over(self, job: JobT, memory: Remembered[JobT], node: str) -> Again:
+        """Its volume had to be made accessible anew, and came to be on another node: the agent there goes on."""
+        state = self._elsewhere(node)
+        if isinstance(state, LighterageError) or not self._kind.is_anybodys:
+            lost = NodeLost(f"the volume is not on the node {self._context.node} any more, but on {node}")
+            return await self._finisher.fail(job, memory, state if isinstance(state, LighterageError) else lost)
+        await self._write(job, with_status(job, node=node))
+        return None
+
+    def _elsewhere(self, node: str) -> Waiting | LighterageError:
+        """The volume came to be on another node."""
+        if self._context.nodes.is_dead(node):
+            gone = f"the volume is mounted on the node {node}, where no agent is alive"
+            return NodeLost(gone, hint="see why, or keep such volumes away from it with loadAffinity")
+        return Waiting(f"the agent of node {node} has to take over")
+
+    async def _checked(self, job: JobT, memory: Remembered[JobT]) -> LighterageError | None:
+        """What is known to be wrong before anything is exposed; what may heal is not."""
+        if memory.exposed:
+            return None
         try:
-            return await self._kind.work(job, state)
+            await self._context.check(job)
         except KubeError:
             raise
         except LighterageError as error:
-            return Waiting(str(error)) if error.retryable and not late else error
+            return None if error.retryable else error
+        return None
 
-    async def _in_progress(self, job: JobT) -> Again:
+    async def _prepared(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        context, job_id = self._context, self._id(job)
+        if context.movings.get(job_id) is not None:
+            return _STORE_LAG_SECONDS  # it runs already
+        try:
+            ready = await self._volume(job, memory, context.timing.prepare)
+        except BaseException:
+            context.slots.withdraw(job_id)
+            raise
+        if not isinstance(ready, Ready):
+            context.slots.withdraw(job_id)
+            return await self._not_ready(job, memory, ready)
+        if ready.node != context.node:
+            context.slots.withdraw(job_id)
+            return await self._hand_over(job, memory, ready.node)
+        wake, priority = (lambda: self._wake(job.key)), self._kind.priority
+        if not context.slots.acquire(job_id, self._kind.namespace(job), wake, priority=priority):
+            await self._wait(job, memory, "as many jobs run on this node as loadConcurrency allows")
+            return context.timing.resync
+        return await self._begin(job, memory, ready)
+
+    async def _begin(self, job: JobT, memory: Remembered[JobT], ready: Ready) -> Again:
+        """It has a slot: which it keeps unless it is certain that it did not start."""
+        context, job_id = self._context, self._id(job)
+        try:
+            order = await self._order(job, memory, ready, context.timing.prepare)
+        except BaseException:
+            context.slots.release(job_id)
+            raise
+        if not isinstance(order, Order):
+            context.slots.release(job_id)
+            return await self._not_ready(job, memory, order)
+        started = with_status(
+            job, phase=Phase.IN_PROGRESS, node=context.node, node_os=NodeOS.LINUX, start_timestamp=context.writer.now()
+        )
+        started = with_metadata(with_exposing(started, False), annotations={WAITING_ANNOTATION: None})
+        try:
+            started = await self._write(job, with_finalizer(started, self._kind.finalizer))
+        except KubeConflict:
+            context.slots.release(job_id)
+            raise
+        return self._start(started, order)
+
+    async def _in_progress(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context = self._context
         work = context.movings.get(self._id(job))
-        if work is not None and work.outcome is not None:
-            return await self._finisher.conclude(job, work.outcome)
-        if (moved := self._finisher.moved(job)) is not None:  # by an agent that did not come to the end
-            return await self._finisher.conclude(job, moved)
-        limit = context.time_limit(job)
-        if work is not None:
-            if limit and self._age(job) > limit:
-                work.cancel(f"it took longer than {limit:.0f} s")
-            if work.progress is not None:
-                await self._finisher.show_progress(job, work.progress)
-            return _PROGRESS_SECONDS
-        return await self._start_again(job)
+        outcome = self._finisher.moved(job) if work is None else work.outcome
+        if outcome is not None:
+            return await self._finisher.conclude(job, memory, outcome)
+        if work is None:
+            return await self._start_again(job, memory)
+        limit, age = context.time_limit(job), memory.since(memory.started, context.clock)
+        if limit and age > limit:
+            memory.overrun = f"it took longer than the {limit:.0f} s that are allowed"
+            work.cancel(memory.overrun)
+            if age > limit + context.timing.kill:
+                work.kill(memory.overrun)
+        return await self._finisher.show_progress(job, memory, work.progress)
 
-    async def _start_again(self, job: JobT) -> Again:
+    async def _start_again(self, job: JobT, memory: Remembered[JobT]) -> Again:
         """The agent was restarted while this ran: the engine goes on from what is in the repository already."""
-        since = self._restarting.setdefault(job.key, self._context.clock.monotonic())
-        late = self._context.clock.monotonic() - since > self._context.timing.restart
-        work = await self._ready_work(job, late=late)
-        if isinstance(work, Waiting):
-            return self._wait(job, work.reason)
-        if isinstance(work, LighterageError):
-            return await self._finisher.fail(job, work)
+        limit = self._context.timing.restart
+        pod = self._context.stock.pod_of(self._kind.pod_label, job)
+        ready = await self._volume(job, memory, limit) if pod is None else self._in_stock_pod(job, pod)
+        if isinstance(ready, Ready) and ready.node != self._context.node:
+            return await self._hand_over(job, memory, ready.node)
+        order = await self._order(job, memory, ready, limit) if isinstance(ready, Ready) else ready
+        if not isinstance(order, Order):
+            return await self._not_ready(job, memory, order)
+        if pod is not None:
+            order = replace(order, runner=self._context.stock.follower(pod))
         self._context.slots.take(self._id(job), self._kind.namespace(job))
-        return self._start(job, work)
+        return self._start(job, order)
 
-    def _start(self, job: JobT, work: _Work) -> Again:
-        context, key = self._context, job.key
-        self._restarting.pop(key, None)
-        context.movings.start(self._id(job), job.metadata.uid, *work, context.callbacks(job), lambda: self._wake(key))
-        return _PROGRESS_SECONDS
-
-    async def _cancel(self, job: JobT) -> Again:
-        """Bring it to its end, at once where nothing runs, through Canceling where something does."""
-        context, key = self._context, job.key
-        seen = self._cancel_seen.setdefault(key, context.clock.monotonic())
-        reason = _reason(job)
-        work = context.movings.get(self._id(job))
-        if work is not None:
-            work.cancel(reason)
-            if work.outcome is not None:
-                return await self._finisher.conclude(job, work.outcome, canceled=reason)
-            if job.status.phase is Phase.IN_PROGRESS and context.writer.has_phase(self._kind.resource, Phase.CANCELING):
-                await self._write(job, with_status(job, phase=Phase.CANCELING, message=reason))
-            return 1.0
-        waited = context.clock.monotonic() - seen
-        running = job.status.phase in {Phase.IN_PROGRESS, Phase.CANCELING}
-        forced = waited > (context.timing.force_running if running else context.timing.force_prepared)
-        if job.status.phase.is_new or self._is_mine(job) or forced or self._is_abandoned(job):
-            return await self._finisher.cancel(job, CanceledError(reason))
-        return context.timing.resync
-
-    # ---- other agents' objects ----
-
-    async def _rescue(self, job: JobT) -> Again:
-        """End what the agent of a dead node left, and what its own agent lets wait beyond all bounds."""
-        node = self._kind.node(job)
-        if self._is_abandoned(job):
-            return await self._finisher.fail(
-                job,
-                ExposeTimeout(
-                    f"the node {node} or its agent is gone while the {self._kind.name} was {job.status.phase}",
-                    hint="the next backup or restore runs on another node",
-                ),
-            )
-        if job.status.phase in {Phase.ACCEPTED, Phase.PREPARED} and self._is_overdue(job, self._context.timing.others):
-            return await self._time_out(job)
-        return self._context.timing.resync
-
-    async def _time_out(self, job: JobT) -> Again:
-        timing = self._context.timing
-        facts = await self._kind.exposer.diagnose(job)
-        reason = self._waiting.get(job.key) or (facts[0] if facts else "nothing is known about the reason")
-        return await self._finisher.fail(
-            job,
-            ExposeTimeout(
-                f"the volume was not accessible within {timing.prepare:.0f} s: {reason}",
-                hint="the agent's log has the state of all objects involved",
-            ),
-            facts,
+    def _in_stock_pod(self, job: JobT, pod: Pod) -> Ready:
+        """Where a stock mover has the volume: only what kind of work it is matters to who follows it."""
+        path = f"/{job.metadata.uid}"
+        return Ready(
+            node=self._context.node, mode=VolumeMode.FILESYSTEM, path=path, runner=Runner.POD, pod=pod.key.name
         )
 
-    async def _after_the_end(self, job: JobT) -> Again:
-        context, key = self._context, job.key
-        self._cancel_seen.pop(key, None)
-        self._waiting.pop(key, None)
+    def _start(self, job: JobT, order: Order) -> Again:
+        key = job.key
+        self._context.movings.start(self._id(job), job.metadata.uid, order, lambda: self._wake(key))
+        return self._context.timing.look_again
+
+    async def _cancel(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        """Bring it to its end, at once where nothing runs, through Canceling where something does."""
+        context, finisher = self._context, self._finisher
+        if memory.canceled is None:
+            memory.canceled = context.clock.monotonic()
+        reason = _reason(job)
+        work = context.movings.get(self._id(job))
+        if work is None and not self._is_mine(job):
+            return await self._rescuer.canceled(job, memory, reason)
+        outcome = finisher.moved(job) if work is None else work.outcome
+        if outcome is not None:
+            return await finisher.conclude(job, memory, outcome, canceled=reason)
+        if work is None:
+            return await finisher.cancel(job, memory, CanceledError(reason))
+        work.cancel(reason)
+        if memory.since(memory.canceled, context.clock) > context.timing.kill:
+            work.kill(reason)
+        if job.status.phase is Phase.IN_PROGRESS and context.writer.has_phase(self._kind.resource, Phase.CANCELING):
+            await self._write(job, with_status(job, phase=Phase.CANCELING, message=reason))
+            return None
+        again = await finisher.show_progress(job, memory, work.progress)
+        return context.timing.look_again if again is None else min(again, context.timing.look_again)
+
+    # ---- volumes and jobs that may come yet ----
+
+    async def _advanced(
+        self, job: JobT, memory: Remembered[JobT], limit: float | None = None
+    ) -> Ready | Waiting | LighterageError:
+        """The exposer's next steps."""
+        memory.exposed = True
+        if (pod := self._context.stock.pod_of(self._kind.pod_label, job)) is not None:
+            await self._context.stock.remove(pod)
+            return Waiting(f"the pod {pod.key} of the stock agent has to end")
+        state = await self._patiently(memory, self._kind.exposer.advance(job), limit)
+        return state.error if isinstance(state, Broken) else state
+
+    async def _volume(self, job: JobT, memory: Remembered[JobT], limit: float) -> Ready | Waiting | LighterageError:
+        """The volume; what it waits for; or why there is none, which a wait becomes when it is too long."""
+        state = await self._advanced(job, memory, limit)
+        if isinstance(state, Waiting) and self._is_late(memory, limit):
+            return ExposeTimeout(f"the volume was not accessible within {limit:.0f} s: {state.reason}")
+        return state
+
+    async def _order(
+        self, job: JobT, memory: Remembered[JobT], ready: Ready, limit: float
+    ) -> Order | Waiting | LighterageError:
+        """The same for what is to be done with it."""
+        try:
+            made = await self._patiently(memory, self._kind.work(job, ready), limit)
+        except KubeError:
+            raise
+        except LighterageError as error:
+            return Waiting(str(error)) if error.retryable and not self._is_late(memory, limit) else error
+        if isinstance(made, LighterageError):
+            return made
+        memory.trying = None
+        return Order(*made, self._context.callbacks(job), in_pod=ready.runner is Runner.POD)
+
+    async def _patiently(
+        self, memory: Remembered[JobT], call: Awaitable[_T], limit: float | None = None
+    ) -> _T | LighterageError:
+        """What `call` gives; or the error of the API server, once it has answered so for too long to go on."""
+        context = self._context
+        try:
+            result = await call
+        except KubeError as error:
+            hopeless = isinstance(error, KubeForbidden | KubeInvalid)
+            if hopeless and memory.refused is None:
+                memory.refused = context.clock.monotonic()
+            too_long = hopeless and memory.since(memory.refused, context.clock) >= context.timing.refused
+            if too_long or (limit is not None and self._is_late(memory, limit)):
+                return error
+            raise
+        memory.refused = None
+        return result
+
+    def _is_late(self, memory: Remembered[JobT], limit: float) -> bool:
+        """Whether it is tried for longer than that."""
+        if memory.trying is None:
+            memory.trying = self._context.clock.monotonic()
+        return memory.since(memory.trying, self._context.clock) > limit
+
+    async def _not_ready(self, job: JobT, memory: Remembered[JobT], why: Waiting | LighterageError) -> Again:
+        if isinstance(why, LighterageError):
+            return await self._finisher.fail(job, memory, why)
+        return await self._wait(job, memory, why.reason)
+
+    async def _wait(self, job: JobT, memory: Remembered[JobT], reason: str) -> Again:
+        """Keep the reason, and tell it in the object when the wait lasts."""
+        context, now = self._context, self._context.clock.monotonic()
+        memory.waiting = reason
+        due = memory.phase_since + context.timing.tell if memory.waiting_told is None else memory.waiting_told
+        if job.status.phase.is_new or now < due:
+            return context.timing.look_again
+        memory.waiting_told = now + max(context.timing.resync, now - memory.phase_since)
+        told = with_metadata(job, annotations={WAITING_ANNOTATION: reason[:_MAX_REASON]})
+        await self._write(job, told)
+        return context.timing.look_again
+
+    async def _time_out(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        try:
+            facts = await self._kind.exposer.diagnose(job)
+        except KubeError as failure:
+            facts = (f"what it waits for cannot be looked at: {failure}",)
+        reason = memory.waiting or (facts[0] if facts else "nothing is known about the reason")
+        error = ExposeTimeout(
+            f"the volume was not accessible within {self._context.timing.prepare:.0f} s: {reason}",
+            hint="the agent's log has the state of all objects involved",
+        )
+        return await self._finisher.fail(job, memory, error, facts)
+
+    # ---- the end ----
+
+    async def _after_the_end(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        context = self._context
         if not context.movings.end(self._id(job), "the object is final already"):
             return 1.0
         context.slots.release(self._id(job))
         if self._kind.finalizer not in job.metadata.finalizers:
-            return None
+            return await self._finisher.tidy(job, memory) if memory.exposed else None
         node = self._kind.node(job)
-        if node and node != context.node and not context.nodes.is_dead(node):
-            return context.timing.resync
-        return await self._finisher.release(job)
+        if not memory.ended and node != context.node:
+            if node and not context.nodes.is_dead(node):
+                return None
+            turn = context.timing.others + share(context.node, memory.uid) * context.timing.spread
+            if (waited := memory.since(memory.phase_since, context.clock)) < turn:
+                return turn - waited
+        return await self._finisher.release(job, memory)
+
+    def _forget(self, key: Key, reason: str, again: Again) -> Again:
+        job_id = self._kind.name, key
+        if not self._context.movings.end(job_id, reason):
+            return 1.0
+        self._memory.forget(key)
+        self._context.queue.settle(job_id)
+        self._context.slots.release(job_id)
+        return again
 
     # ---- small questions ----
 
@@ -319,44 +438,21 @@ class Machine(Generic[JobT]):
         node = self._kind.node(job)
         if node == self._context.node:
             return True
+        if not node and self._context.movings.get(self._id(job)) is not None:
+            return True
         return job.status.phase is Phase.ACCEPTED and self._kind.is_here(job)
-
-    def _is_abandoned(self, job: JobT) -> bool:
-        node = self._kind.node(job)
-        return bool(node) and node != self._context.node and self._context.nodes.is_dead(node)
-
-    def _is_overdue(self, job: JobT, later: float) -> bool:
-        accepted = accepted_at(job)
-        if accepted is None or job.status.phase.is_new:
-            return False
-        return (self._context.writer.now() - accepted).total_seconds() > self._context.timing.prepare + later
-
-    def _age(self, job: JobT) -> float:
-        started = job.status.start_timestamp
-        return 0.0 if started is None else (self._context.writer.now() - started).total_seconds()
 
     def _id(self, job: JobT) -> JobId:
         return self._kind.name, job.key
-
-    def _wait(self, job: JobT, reason: str) -> Again:
-        self._waiting[job.key] = reason
-        return self._context.timing.look_again
-
-    def _forget(self, key: Key, reason: str) -> Again:
-        self._cancel_seen.pop(key, None)
-        self._waiting.pop(key, None)
-        self._restarting.pop(key, None)
-        self._finisher.forget(key)
-        if not self._context.movings.end((self._kind.name, key), reason):
-            return 1.0
-        self._context.slots.release((self._kind.name, key))
-        return None
 
     async def _write(self, before: JobT, after: JobT) -> JobT:
         return await self._context.writer.write(self._kind.resource, before, after)
 
 
 def _reason(job: Job) -> str:
-    if is_deleted(job):
-        return "canceled: the object is being deleted"
-    return f"canceled: spec.cancel was set{f' ({job.status.message})' if job.status.message else ''}"
+    """Who canceled it, and why; the same again once that is in the object."""
+    if job.status.message.startswith(_CANCELED):
+        return job.status.message
+    if is_deleted(job) and not job.spec.cancel:
+        return f"{_CANCELED}the object is being deleted"
+    return f"{_CANCELED}spec.cancel was set{f' ({job.status.message})' if job.status.message else ''}"

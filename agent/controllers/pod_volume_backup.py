@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from agent.base.errors import MoverUnsupported
+from agent.base.errors import LighterageError, MoverUnsupported, NodeLost
 from agent.controllers.kind import Claim, NotOurs, Ours, Refused
 from agent.controllers.sources import Sources
 from agent.controllers.status import Definitions
 from agent.exposers.contract import Exposer, Ready
 from agent.kube.job import Phase
-from agent.kube.names import POD_VOLUME_FINALIZER
+from agent.kube.names import POD_VOLUME_BACKUP_LABEL, POD_VOLUME_FINALIZER
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.resource import DATA_UPLOADS, POD_VOLUME_BACKUPS, Resource
 from agent.movers.runner import WorkRunner
@@ -53,7 +53,11 @@ class PodVolumeBackupKind:
     resource: Resource[PodVolumeBackup] = POD_VOLUME_BACKUPS
     name: str = "PodVolumeBackup"
     finalizer: str = POD_VOLUME_FINALIZER
+    pod_label: str = POD_VOLUME_BACKUP_LABEL
     has_node_from_the_start: bool = False
+    is_anybodys: bool = False
+    priority: int = 1
+    """An application may stand still until these are done (contract §7.1)."""
 
     def namespace(self, job: PodVolumeBackup) -> str:
         """Of the pod."""
@@ -72,6 +76,10 @@ class PodVolumeBackupKind:
     def node(self, job: PodVolumeBackup) -> str:
         """The pod's."""
         return job.spec.node
+
+    async def locate(self, job: PodVolumeBackup) -> str | LighterageError:
+        """Said from the start."""
+        return job.spec.node or NodeLost(f"the PodVolumeBackup {job.key} names no node")
 
     def is_here(self, job: PodVolumeBackup) -> bool:
         """Whether it is this node's."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from agent.base.errors import PodBroken, SnapshotNotFound
+from agent.base.errors import KubeNotFound, LighterageError, PodBroken, SnapshotNotFound, SourceGone
 from agent.controllers.kind import Claim, NotOurs, NotYet, Ours, Refused
 from agent.controllers.pod_volume_backup import uploader_refusal
 from agent.controllers.sources import Sources
+from agent.controllers.status import Definitions
 from agent.exposers.contract import Exposer, Ready
 from agent.exposers.restore_wait import WAIT_CONTAINERS
 from agent.kube.job import Phase
-from agent.kube.names import POD_VOLUME_FINALIZER
+from agent.kube.meta import Key
+from agent.kube.names import POD_VOLUME_FINALIZER, POD_VOLUME_RESTORE_LABEL
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.pods import ContainerStatus, Pod, PodPhase
-from agent.kube.resource import POD_VOLUME_RESTORES, Resource
+from agent.kube.resource import POD_VOLUME_RESTORES, PODS, Resource
 from agent.movers.runner import WorkRunner
 from agent.movers.spec import JobSpec, Secrets
 
@@ -31,6 +33,12 @@ _HOPELESS: Final = frozenset(
 )
 
 
+def canceled_phase(definitions: Definitions) -> Phase:
+    """How a PodVolumeRestore ends that was canceled: as such, where the server knows that."""
+    known = definitions.has_phase(POD_VOLUME_RESTORES.plural, Phase.CANCELED)
+    return Phase.CANCELED if known else Phase.FAILED
+
+
 @dataclass(frozen=True, slots=True)
 class PodVolumeRestoreKind:
     """PodVolumeRestores as the state machine sees them."""
@@ -41,7 +49,10 @@ class PodVolumeRestoreKind:
     resource: Resource[PodVolumeRestore] = POD_VOLUME_RESTORES
     name: str = "PodVolumeRestore"
     finalizer: str = POD_VOLUME_FINALIZER
+    pod_label: str = POD_VOLUME_RESTORE_LABEL
     has_node_from_the_start: bool = True
+    is_anybodys: bool = False
+    priority: int = 0
 
     def namespace(self, job: PodVolumeRestore) -> str:
         """Of the pod."""
@@ -67,6 +78,17 @@ class PodVolumeRestoreKind:
         if job.status.node:
             return job.status.node
         return self.sources.node if self._pod(job) is not None else ""
+
+    async def locate(self, job: PodVolumeRestore) -> str | LighterageError:
+        """Where its pod is; without the pod there is nothing to restore into."""
+        key = Key(job.spec.pod.namespace, job.spec.pod.name)
+        try:
+            pod = await self.sources.api.get(PODS, key)
+        except KubeNotFound:
+            return SourceGone(f"the pod {key} does not exist any more")
+        if pod.metadata.uid != job.spec.pod.uid:
+            return SourceGone(f"the pod {key} is not the one that the restore made: it was made anew")
+        return pod.spec.node_name
 
     def is_here(self, job: PodVolumeRestore) -> bool:
         """Whether the pod is on this node."""

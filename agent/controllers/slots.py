@@ -40,6 +40,10 @@ class Slots:
         """Jobs that could start."""
         return len(self._waiting)
 
+    def is_waiting(self, key: Hashable) -> bool:
+        """Whether `key` could start and has no slot."""
+        return key in self._waiting
+
     def set_limit(self, limit: int) -> None:
         """From now on; no running job is stopped."""
         self._limit = limit
@@ -62,6 +66,11 @@ class Slots:
         """A slot for a job that runs already, whatever the limit."""
         self._waiting.pop(key, None)
         self._running[key] = namespace
+
+    def withdraw(self, key: Hashable) -> None:
+        """`key` cannot start at the moment: others go first until it asks again. Harmless when it runs."""
+        if self._waiting.pop(key, None) is not None:
+            self._wake_next()
 
     def release(self, key: Hashable) -> None:
         """`key` neither runs nor waits any more. Harmless when it did not."""

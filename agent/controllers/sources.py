@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.controllers.job import Job
 from agent.exposers.contract import Ready
 from agent.kube.api import KubeApi
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
+from agent.kube.names import valid_name
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.pods import Pod
@@ -57,6 +59,16 @@ class Runners(Protocol):
     def of(self, ready: Ready) -> WorkRunner:
         """For a volume that is ready: the workers of this agent, or the pod that holds the volume."""
         ...
+
+
+def pods_of(pods: NodePods, label: str, job: Job) -> list[Pod]:
+    """The pods on this node that were made for `job`, and not for an earlier object of its name."""
+    return [
+        pod
+        for pod in pods.by_label(label, valid_name(job.metadata.name))
+        if pod.metadata.namespace == job.metadata.namespace
+        and any(owner.uid == job.metadata.uid for owner in pod.metadata.owner_references)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,28 +84,21 @@ class StatusWriter:
         self,
         resource: Resource[JobT],
         job: JobT,
-        phase: Phase,
-        message: str,
-        change: Callable[[JobT], JobT] | None = None,
+        change: Callable[[JobT], JobT],
+        *,
+        holds: Callable[[JobT], bool] = lambda _: True,
     ) -> JobT | None:
-        """End the object. What another client changed meanwhile is kept, and an object that is final stays as it is.
+        """End the object as `change` does. What another client changed meanwhile is kept; what is final stays as it is.
 
-        None when the object is gone. Conflicts are resolved here; other errors of the API server are raised.
+        None when the object is gone. Conflicts are resolved here, as long as `holds` says of the object as it is by
+        then that it may still be ended so; `KubeConflict` when it does not. Other errors of the API server are raised.
         """
+        uid = job.metadata.uid
         while True:
             if job.status.phase.is_final:
                 return job
-            after = with_status(
-                job,
-                phase=phase,
-                message=message[:MAX_MESSAGE],
-                start_timestamp=job.status.start_timestamp or self.now(),
-                completion_timestamp=self.now(),
-            )
-            after = with_exposing(change(after) if change else after, False)
-            after = with_metadata(after, annotations={WAITING_ANNOTATION: None, MOVED_ANNOTATION: None})
             try:
-                return await self.write(resource, job, after)
+                return await self.write(resource, job, change(job))
             except KubeNotFound:
                 return None
             except KubeConflict:
@@ -113,6 +106,22 @@ class StatusWriter:
                     job = await self._api.get(resource, job.key)
                 except KubeNotFound:
                     return None
+                if job.metadata.uid != uid:
+                    return None
+                if not holds(job):
+                    raise
+
+    def final(self, job: JobT, phase: Phase, message: str) -> JobT:
+        """The object at its end, without what only counted until then."""
+        ended = with_status(
+            job,
+            phase=phase,
+            message=message[:MAX_MESSAGE],
+            start_timestamp=job.status.start_timestamp or self.now(),
+            completion_timestamp=self.now(),
+        )
+        annotations = {WAITING_ANNOTATION: None, MOVED_ANNOTATION: None}
+        return with_metadata(with_exposing(ended, False), annotations=annotations)
 
     def _known(self, resource: Resource[JobT], patch: JsonObject) -> JsonObject:
         status = patch.get("status")

@@ -79,7 +79,7 @@ class CsiSnapshotExposer:
                 left.append(f"the snapshot in {job.spec.source_namespace}")
         if record is not None and not await remove_copies(self._api, job, record.wanted):
             left.append("copied secrets")
-        return Waiting(f"{' and '.join(left)} of {job.key} are being deleted") if left else Done()
+        return Waiting(f"not deleted yet of {job.key}: {', '.join(left)}") if left else Done()
 
     async def diagnose(self, job: DataUpload) -> tuple[str, ...]:
         """Facts about pod, claim, volume and snapshots."""

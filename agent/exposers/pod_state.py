@@ -1,8 +1,8 @@
 """What the status of a pod of ours says: that it runs, that it still may, or that it never will.
 
 What may heal is waited for, with the cluster's own words. Definite are: an image that cannot be had (it is never
-pulled: the agent's own image is on each of its nodes), a container that cannot be made, a pod that ended, and one that
-no node of the cluster may run by its own rules. What the scheduler says about claims never is (contract §13.11).
+pulled: the agent's own image is on each of its nodes), a container whose configuration is wrong, a pod that ended, and
+one that no node of the cluster may run by its own rules. What the scheduler says about claims never is (§13.11).
 """
 
 from __future__ import annotations
@@ -23,17 +23,9 @@ from agent.kube.times import ns_from_time
 from agent.movers.pod_protocol import JOB_ANNOTATION
 
 _DEFINITE = frozenset(
-    {
-        "ErrImageNeverPull",
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "ImageInspectError",
-        "InvalidImageName",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-    }
+    {"ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError"}
 )
+"""Why containers wait for ever. Not `CreateContainerError`, which a busy node says and takes back."""
 _UNSCHEDULABLE_SECONDS = 45.0
 """How long nodes that fit may take to appear before their lack is definite."""
 _ENDED = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})

@@ -89,18 +89,22 @@ class SnapshotHandover:
         content = await make(self._api, VOLUME_SNAPSHOT_CONTENTS, _content(job, record, source_content), job)
         _check_copies(job, record, snapshot, content)
 
-    async def release_source(self, job: DataUpload, record: SourceRecord) -> bool:
-        """Remove the source's objects but not the storage's snapshot, which `copy` has taken; whether they are gone."""
+    async def release_source(self, job: DataUpload, record: SourceRecord) -> None:
+        """Go on removing the source's objects, but not the storage's snapshot, which `copy` has taken.
+
+        Nothing is removed unless the content is seen to be the recorded one, and to keep its snapshot.
+        """
         snapshot, content = await self._source_now(job, record)
-        if content is not None and content.spec.deletion_policy is not DeletionPolicy.RETAIN:
+        if content is None:
+            return
+        if content.spec.deletion_policy is not DeletionPolicy.RETAIN:
             if is_being_deleted(content):
                 raise SnapshotFailed(f"the VolumeSnapshotContent {record.content} was deleted before it was taken over")
             content = await self._set_policy(content, DeletionPolicy.RETAIN)
         if snapshot is not None:
             await request_removal(self._api, VOLUME_SNAPSHOTS, snapshot)
-        elif content is not None:
+        else:
             await request_removal(self._api, VOLUME_SNAPSHOT_CONTENTS, content)
-        return snapshot is None and content is None
 
     async def remove_copies(self, job: DataUpload, record: SourceRecord | None) -> bool:
         """Remove our VolumeSnapshot, its content and the storage's snapshot; whether they are gone."""

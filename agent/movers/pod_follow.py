@@ -35,12 +35,13 @@ from agent.kube.pods import Pod, PodPhase, Terminated
 from agent.kube.resource import EVENTS, PODS
 from agent.kube.selector import Selector
 from agent.kube.wait import wait_for_event, within
-from agent.movers.pod_messages import read_outcome, read_progress
+from agent.movers.pod_messages import clipped, is_outcome, read_outcome, read_progress
 from agent.movers.pod_protocol import PROGRESS_REASON, REASONS
 from agent.movers.spec import JobResult, JobSpec, Progress, RateLimits
 from agent.movers.supervisor import JobCallbacks
 
 _OOM_KILLED = "OOMKilled"
+_FALL_BACK = "FallbackToLogsOnError"
 _MEMORY_HINT = "raise the memory limit of mover pods, or lower the number of threads of a job"
 _TEXT = 500
 """Characters of what the kubelet says."""
@@ -109,7 +110,7 @@ class PodWork:
         self._gone = False
         self._canceled: tuple[float, str] | None = None
         self._cancel_told = False
-        self._limits: RateLimits | None = None
+        self._limits = self._limits_told = spec.limits
         loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[JobResult] = loop.create_future()
         self._news: asyncio.Future[None] = loop.create_future()
@@ -245,7 +246,13 @@ class PodWork:
             if (result := self._look(pod)) is not None:
                 return result
             await self._steer()
-            await wait_for_event(self._clock, self._changed, self._options.look)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        before, look = self._clock.monotonic(), self._options.look
+        await wait_for_event(self._clock, self._changed, look)
+        if (late := self._clock.monotonic() - before - look) > look:
+            self._heard += late  # it is this agent that was stopped or starved: what the pod said was not read yet
 
     def _look(self, pod: Pod) -> JobResult | None:
         """The result if there is one, None while there is none; raises how it ended otherwise."""
@@ -280,10 +287,9 @@ class PodWork:
             if self._canceled is not None and not self._cancel_told:
                 await self._control.cancel(self._canceled[1])
                 self._cancel_told = True
-            if (limits := self._limits) is not None:
+            if (limits := self._limits) != self._limits_told:
                 await self._control.set_limits(limits)
-                if self._limits is limits:
-                    self._limits = None
+                self._limits_told = limits
         except KubeError:
             return  # at the next look
 
@@ -291,15 +297,17 @@ class PodWork:
         """What a pod came to that has ended."""
         ended = _termination(pod)
         message = ended.message.strip() if ended is not None else ""
-        out_of_memory = ended is not None and ended.reason == _OOM_KILLED
-        if message and not (out_of_memory and not message.startswith("{")):
+        if is_outcome(message):
             return read_outcome(message, self.spec.work)
-        if out_of_memory:
+        if ended is not None and ended.reason == _OOM_KILLED:
             raise MoverOutOfMemory(
                 f"the mover pod {pod.key} needed more memory than it was allowed ({_OOM_KILLED}), {self._so_far()}",
                 hint=_MEMORY_HINT,
             )
-        raise MoverCrashed(f"the mover pod {pod.key} {_ending(pod, ended)}, {self._so_far()}")
+        if message and not _falls_back_to_log(pod):
+            return read_outcome(message, self.spec.work)
+        last = f"; its log ends: {clipped(message.splitlines()[-1])}" if message else ""
+        raise MoverCrashed(f"the mover pod {pod.key} {_ending(pod, ended)}, {self._so_far()}{last}")
 
     def _so_far(self) -> str:
         done = self.progress
@@ -346,6 +354,11 @@ def _termination(pod: Pod) -> Terminated | None:
         if status.name == first or not first:
             return status.state.terminated
     return None
+
+
+def _falls_back_to_log(pod: Pod) -> bool:
+    """Whether a termination message may be the end of the log, which the mover did not mean as one."""
+    return bool(pod.spec.containers) and pod.spec.containers[0].termination_message_policy == _FALL_BACK
 
 
 def _ending(pod: Pod, ended: Terminated | None) -> str:

@@ -21,6 +21,7 @@ from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_transport import load_configuration
 from agent.kube.meta import Key
 from agent.movers.failure import Redactor, describe
+from agent.movers.memory import WorkerGroup
 from agent.movers.pod_messages import MAX_TERMINATION_MESSAGE, write_error
 from agent.movers.pod_protocol import (
     CACHE_FOLDER,
@@ -55,6 +56,8 @@ class Surroundings:
     credentials_folder: Path = Path(CREDENTIALS_FOLDER)
     cache_folder: Path = Path(CACHE_FOLDER)
     namespace_file: Path = _NAMESPACE_FILE
+    control_group: Path = Path("/sys/fs/cgroup")
+    """The container's own, as it sees it."""
 
     def place(self, kind: str, name: str) -> PodPlace:
         """Which pod this is; raises `UsageError`, `ConfigurationError`."""
@@ -126,6 +129,7 @@ async def run_pod(
             leave=around.leave,
             log=log,
             stopped=stopped,
+            was_out_of_memory=WorkerGroup(around.control_group).was_exhausted,
             cache_dir=str(around.cache_folder) if around.cache_folder.is_dir() else "",
         )
         return await worker.run()

@@ -122,6 +122,11 @@ def write_error(error: JobError, limit: int = MAX_TERMINATION_MESSAGE) -> str:
         length //= 2
 
 
+def is_outcome(message: str) -> bool:
+    """Whether a mover wrote this, as far as can be seen without reading it."""
+    return message.startswith("{") or message.endswith(CANCELED_ENDING)
+
+
 def read_outcome(message: str, work: Work) -> JobResult:
     """The result that a termination message tells of, checked against the kind of work.
 
@@ -134,16 +139,16 @@ def read_outcome(message: str, work: Work) -> JobResult:
         text = text.removesuffix(CANCELED_ENDING).strip()
     if not text.startswith("{"):
         if canceled:
-            raise CanceledError(f"the mover was canceled{': ' if text else ''}{_shown(text)}")
-        raise MoverError(f"the mover pod failed: {_shown(text)}", hint="the pod's log has more")
+            raise CanceledError(f"the mover was canceled{': ' if text else ''}{clipped(text)}")
+        raise MoverError(f"the mover pod failed: {clipped(text)}", hint="the pod's log has more")
     outcome = _decode(text)
     if outcome.error is not None:
         raise _rebuilt(outcome.error)
     result = outcome.result or _stock_result(outcome)
     if result is None or not _is_plausible(result):
-        raise MoverProtocolError(f"the termination message of the mover pod tells of no result: {_shown(text)}")
+        raise MoverProtocolError(f"the termination message of the mover pod tells of no result: {clipped(text)}")
     if isinstance(work, Backup) != isinstance(result, BackupResult):
-        raise MoverProtocolError(f"the mover pod did other work than it was given: {_shown(text)}")
+        raise MoverProtocolError(f"the mover pod did other work than it was given: {clipped(text)}")
     if canceled and not (isinstance(result, BackupResult) and result.incomplete):
         raise CanceledError("the mover was canceled")
     return result
@@ -171,7 +176,7 @@ def _decode(text: str) -> _Outcome:
         return _outcome_decoder.decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise MoverProtocolError(
-            f"the termination message of the mover pod cannot be understood ({error}): {_shown(text)}",
+            f"the termination message of the mover pod cannot be understood ({error}): {clipped(text)}",
             hint="the pod's log has more",
         ) from None
 
@@ -217,5 +222,6 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: max(length - 1, 0)] + "…"
 
 
-def _shown(text: str) -> str:
+def clipped(text: str) -> str:
+    """Something that is not trusted, for a sentence: printable and short."""
     return ascii(text[:_SHOWN])[1:-1] + ("…" if len(text) > _SHOWN else "")

@@ -19,7 +19,14 @@ from dataclasses import dataclass
 import msgspec
 
 from agent.base.clock import Clock
-from agent.base.errors import CanceledError, LighterageError, MoverProtocolError, MoverUnavailable
+from agent.base.errors import (
+    CanceledError,
+    LighterageError,
+    MoverCrashed,
+    MoverOutOfMemory,
+    MoverProtocolError,
+    MoverUnavailable,
+)
 from agent.kube.api import KubeApi
 from agent.kube.informer import Informer
 from agent.kube.meta import Key
@@ -93,11 +100,13 @@ class PodWorker:
         leave: Callable[[str], None],
         log: Callable[[Log], None],
         stopped: asyncio.Event,
+        was_out_of_memory: Callable[[], bool],
         cache_dir: str = "",
         options: PodOptions | None = None,
     ) -> None:
         """`secrets` are read when there is a job; `leave` writes the termination message; `stopped` is SIGTERM.
 
+        `was_out_of_memory` tells whether the kernel killed something in this container for want of memory;
         `cache_dir` counts instead of the job's, which is a folder of the agent.
         """
         self._api = api
@@ -110,6 +119,7 @@ class PodWorker:
         self._options = options or PodOptions()
         self._changed = asyncio.Event()
         self._stopped = stopped
+        self._was_out_of_memory = was_out_of_memory
         self._cache_dir = cache_dir
         self._progress = Progress()
         self._events: DataPathEvents | None = None
@@ -166,6 +176,13 @@ class PodWorker:
             if not work.done():
                 raise CanceledError("the pod was told to end, and the job did not save what it had in time")
             return spec, work.result()
+        except MoverCrashed as error:
+            if self._was_out_of_memory():
+                raise MoverOutOfMemory(
+                    f"the mover pod needed more memory than it was allowed; {error.message}",
+                    hint="raise the memory limit of mover pods, or lower the number of threads of a job",
+                ) from None
+            raise
         finally:
             for task in (work, patience):
                 task.cancel()

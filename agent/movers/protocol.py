@@ -182,6 +182,10 @@ class Channel(Generic[_M]):
         except OSError:
             return
 
+    def abort(self) -> None:
+        """End the connection at once, whatever is buffered; `receive` finds its end."""
+        self._writer.transport.abort()
+
     async def close(self) -> None:
         """Send what is buffered, and end the connection."""
         self._writer.close()

@@ -1,6 +1,7 @@
 """Who does a job: the border between controllers and whatever moves the data.
 
-`Movers` runs it in a worker process of this agent; a pod runner follows a mover pod that does the same where it is.
+`Movers` runs it in a worker process of this agent, `PodRunner` has a mover pod do the same where that is, and
+`StockPodFollower` follows the pod of a stock agent.
 The rest of the house does not know which one is used.
 """
 
@@ -40,5 +41,9 @@ class WorkRunner(Protocol):
     def job(
         self, spec: JobSpec, secrets: Secrets, callbacks: JobCallbacks | None = None
     ) -> AbstractAsyncContextManager[RunningWork]:
-        """Start a job; at the end of the block nothing of it runs any more, whatever the reason."""
+        """Start a job; at the end of the block nothing of it runs any more, or it was told to end.
+
+        Only a pod goes on when the task of the block is canceled, as it is when the agent ends: the next agent that
+        asks for the same job finds it.
+        """
         ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ from agent.movers.forkserver import (
 _T = TypeVar("_T")
 
 _START_TIMEOUT = 60.0
+_FORK_TIMEOUT = 60.0
 _STOP_TIMEOUT = 5.0
 _PASSED_ON = re.compile(
     r"PATH|HOME|LANG|LC_\w+|TZ|TMPDIR|PYTHON(PATH|HOME|MALLOC|WARNINGS|HASHSEED)|LD_LIBRARY_PATH|SSL_CERT_(FILE|DIR)"
@@ -65,6 +67,22 @@ class Child:
     pid: asyncio.Future[int]
     exited: asyncio.Future[Exited | None] = field(repr=False)
     """How it ended; None when the fork server is gone, and the worker with it."""
+    handle: int = -1
+    """A descriptor of the process, while it runs: it can be killed even if the fork server hangs."""
+
+    def kill(self) -> bool:
+        """Kill it, whatever the fork server does; whether that was possible."""
+        if self.handle < 0:
+            return False
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+        return True
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
 
 
 @dataclass(eq=False, slots=True)
@@ -114,10 +132,16 @@ class Spawner:
             raise MoverUnavailable(f"cannot ask the fork server for a worker: {error}") from error
         try:
             waiting: list[asyncio.Future[Any]] = [child.pid, child.exited]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waiting, timeout=_FORK_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self.kill(child)
             raise
+        if not done:
+            self._lost(server)  # it may still fork: its workers must not go on unseen
+            raise MoverUnavailable(
+                f"the fork server started no worker within {_FORK_TIMEOUT:.0f} s; it was ended with all its workers",
+                hint="the node is overloaded or out of memory",
+            )
         if not child.pid.done():
             ended = child.exited.result()
             if ended is None:
@@ -128,7 +152,7 @@ class Spawner:
     def kill(self, child: Child) -> None:
         """Kill a worker, if it is still there; `child.exited` tells when it is gone."""
         server = self._server
-        if server is None or not server.alive or child.exited.done():
+        if server is None or not server.alive or child.exited.done() or child.kill():
             return
         try:
             self._send(server, Kill(ticket=child.ticket))
@@ -205,9 +229,12 @@ class Spawner:
         elif (child := server.children.get(reply.ticket)) is None:
             return
         elif isinstance(reply, Forked):
+            with suppress(OSError):  # it has ended, which is the next reply; or there are no descriptors left
+                child.handle = os.pidfd_open(reply.pid)
             _settle(child.pid, reply.pid)
         else:
             del server.children[reply.ticket]
+            child.close()
             _settle(child.exited, reply)
 
     def _lost(self, server: _Server) -> None:
@@ -223,6 +250,8 @@ class Spawner:
             server.ready.set_exception(MoverUnavailable("the fork server ended"))
             server.ready.exception()  # may have nobody waiting
         for child in server.children.values():
+            child.kill()
+            child.close()
             _settle(child.exited, None)
         server.children.clear()
 

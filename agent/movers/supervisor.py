@@ -72,6 +72,9 @@ class MoverOptions:
     """Seconds that a canceled job may take to save what it has."""
     exit_grace: float = 5.0
     """Seconds that a worker may take to end after its result."""
+    kill_grace: float = 30.0
+    """Seconds that a killed worker may take to be gone. One that hangs in the kernel, as on a dead disk, never is: its
+    job ends without it then, since it will not run another instruction."""
 
 
 def _ignore(_: object) -> None:
@@ -174,9 +177,11 @@ class Movers:
             yield job
         finally:
             job.kill("its owner let go of it")
-            await _surely(watcher)
-            if group:
-                await asyncio.to_thread(group.remove)
+            try:
+                await _surely(watcher)
+            finally:
+                if group:
+                    await asyncio.to_thread(group.remove)
 
 
 class RunningJob:
@@ -207,8 +212,11 @@ class RunningJob:
         self._channel: Channel[FromWorker] | None = None
         self._heard = clock.monotonic()
         self._canceled: tuple[float, str] | None = None
+        self._limits: RateLimits | None = None
         self._verdict: LighterageError | None = None
         """Why it was killed."""
+        self._given_up = False
+        """Whether it is still there although it was killed."""
         self._outcome: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
         self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -249,7 +257,8 @@ class RunningJob:
                 self._channel.post(Cancel(reason=reason))
 
     def set_limits(self, limits: RateLimits) -> None:
-        """From now on."""
+        """From now on; before the worker has its job, from its start."""
+        self._limits = limits
         if self._channel is not None:
             self._channel.post(SetLimits(limits=limits))
 
@@ -262,6 +271,8 @@ class RunningJob:
         if self._verdict is None:
             self._verdict = verdict
         self._spawner.kill(self._child)
+        if self._channel is not None:
+            self._channel.abort()  # a process that cannot be killed does not hang up
 
     async def supervise(self, connection: socket.socket, output: BinaryIO, secrets: Secrets) -> None:
         """Until the worker is gone. For `Movers`, which owns the task; tells its outcome through `result` only."""
@@ -274,7 +285,9 @@ class RunningJob:
                     exited = await self._gone()
                 finally:
                     watch.cancel()
-                await printing
+                if self._given_up:  # nor does it close what it prints to
+                    printing.cancel()
+                    self._callbacks.on_log(Log(level="error", text=f"the worker {self.pid} cannot be killed: it hangs"))
             self._outcome.set_result(self._judge(finished, exited))
         except LighterageError as error:
             self._outcome.set_exception(error)
@@ -285,14 +298,19 @@ class RunningJob:
             if not self._outcome.done():
                 self._outcome.set_exception(CanceledError("the job was ended: its supervisor was canceled"))
             self._outcome.exception()  # may have nobody waiting
-            await asyncio.wait([self._child.exited])
+            if not self._given_up:
+                await self._exits_within(self._options.kill_grace)
 
     async def _converse(self, connection: socket.socket, secrets: Secrets) -> Finished | None:
         reader, writer = await asyncio.open_unix_connection(sock=connection)
         self._channel = channel = Channel(reader, writer, from_worker)
         finished: Finished | None = None
         try:
+            if self._verdict is not None:
+                channel.abort()
             await channel.send(Start(version=VERSION, spec=self.spec, secrets=secrets))
+            if self._limits is not None:
+                channel.post(SetLimits(limits=self._limits))
             if self._canceled is not None:
                 channel.post(Cancel(reason=self._canceled[1]))
             while finished is None and (message := await channel.receive()) is not None:
@@ -339,9 +357,14 @@ class RunningJob:
     async def _watch(self) -> None:
         """Kill it when it is silent for too long, or too slow to end after it was canceled."""
         options = self._options
+        pause = min(options.silence, options.cancel_grace) / 4
         while True:
-            await self._clock.sleep(min(options.silence, options.cancel_grace) / 4)
+            slept = self._clock.monotonic()
+            await self._clock.sleep(pause)
             now = self._clock.monotonic()
+            if (late := now - slept - pause) > pause:
+                # It is this agent that was stopped or starved: what the worker said meanwhile was not read yet.
+                self._heard += late
             if now - self._heard > options.silence:
                 self._condemn(
                     MoverSilent(
@@ -358,16 +381,23 @@ class RunningJob:
                 )
 
     async def _gone(self) -> Exited | None:
-        """Wait for the end of the process; push when it takes too long."""
-        child = self._child
-        patience = asyncio.ensure_future(self._clock.sleep(self._options.exit_grace))
+        """Wait for the end of the process; push when it takes too long, and go on without it when that is in vain."""
+        if not await self._exits_within(self._options.exit_grace):
+            self._spawner.kill(self._child)
+            if not await self._exits_within(self._options.kill_grace):
+                self._given_up = True
+                return None
+        return self._child.exited.result()
+
+    async def _exits_within(self, seconds: float) -> bool:
+        """Whether the process is gone after so long at most."""
+        patience = asyncio.ensure_future(self._clock.sleep(seconds))
         try:
-            waiting: list[asyncio.Future[Any]] = [child.exited, patience]
+            waiting: list[asyncio.Future[Any]] = [self._child.exited, patience]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             patience.cancel()
-        self._spawner.kill(child)
-        return await asyncio.shield(child.exited)
+        return self._child.exited.done()
 
     def _judge(self, finished: Finished | None, exited: Exited | None) -> JobResult:
         """What the job came to. A result counts, whatever became of the process after it."""

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn, Protocol
 
 import uvloop
@@ -40,6 +41,8 @@ ORPHANED = 3
 """Exit status of a worker whose supervisor is gone."""
 _METRICS_EVERY = 10
 """Heartbeats."""
+_HEARD_WITHIN = 300.0
+"""Seconds that a supervisor may take to read the end: an agent may be stopped or starved for a while."""
 
 
 class Link(Protocol):
@@ -161,8 +164,21 @@ async def _serve(connection: socket.socket) -> NoReturn:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     channel = Channel(reader, writer, to_worker)
     status = await run_job(channel, SystemClock())
+    await _until_heard(channel)
     await channel.close()
     sys.stdout.flush()
     sys.stderr.flush()
     # What threads still do is of no interest: everything that counts is durable, and they may wait for a dead disk.
     os._exit(status)
+
+
+async def _until_heard(channel: Channel[ToWorker]) -> None:
+    """Wait until the supervisor hangs up, which it does when it has read the end, but not for ever.
+
+    Were the process gone before, a cancel or a limit that is sent to it now would break the connection, and with it
+    would go the result that nobody has read yet.
+    """
+    with suppress(TimeoutError, MoverProtocolError):
+        async with asyncio.timeout(_HEARD_WITHIN):
+            while await channel.receive() is not None:
+                continue

@@ -20,39 +20,33 @@ import uvloop
 
 from agent import __version__
 from agent.base.clock import SystemClock
-from agent.base.errors import CanceledError, ConfigurationError, KubeError, KubeUnavailable, LighterageError
+from agent.base.errors import CanceledError, LighterageError
 from agent.controllers.controllers import Controllers
 from agent.exposers.restore_wait import DoneFolders
 from agent.jobs.phases import CountedEvents
-from agent.kube.agent_config import AgentConfig
 from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_transport import load_configuration
-from agent.kube.backoff import Backoff
 from agent.kube.cluster import Node
 from agent.kube.informer import Informer
-from agent.kube.meta import Key
-from agent.kube.resource import DAEMON_SETS, NODES
+from agent.kube.resource import NODES
 from agent.movers.supervisor import MoverOptions, Movers
 from agent.observe.log import LogFormat, Logging, LogOptions
-from agent.observe.metrics import LimitsInForce, Metrics
+from agent.observe.metrics import Metrics
 from agent.server import parts
-from agent.server.capacity import Capacity, capacity
-from agent.server.check import USER_AGENT, config_maps, place
+from agent.server.check import USER_AGENT, config_maps
 from agent.server.definitions import InstalledDefinitions
 from agent.server.events import Events
 from agent.server.flags import AgentFlags
 from agent.server.health import Health
 from agent.server.http import Endpoints, parse_address
 from agent.server.http import serve as serve_http
+from agent.server.in_force import ConfigurationInForce
 from agent.server.live_configuration import LiveConfiguration
 from agent.server.liveness import LeaseLiveness
 from agent.server.mounts import MountTable
-from agent.server.repository_settings import cache_limit_mb
-from agent.server.self_test import SelfTest, run_self_test
+from agent.server.starting import Starting
 from agent.server.stopping import Stopping
-from agent.server.sweeping import keep_swept
 
-_RETRY = Backoff(first=1.0, cap=30.0)
 _DEFINITIONS_SECONDS = 300.0
 _LAST_SECONDS = 5.0
 """Of the termination grace, kept for telling the last events and closing."""
@@ -72,6 +66,7 @@ def serve(flags: AgentFlags) -> None:
 
 async def _serve(flags: AgentFlags, logging: Logging) -> None:
     stopping, clock, environ = Stopping(), SystemClock(), dict(os.environ)
+    stopping.cancels(asyncio.current_task())
     with stopping.on_signals():
         kube = await load_configuration(flags.kubeconfig, flags.kubecontext)
         async with AioKubeApi(kube, user_agent=USER_AGENT) as api:
@@ -130,7 +125,6 @@ class Agent:
         self._liveness = LeaseLiveness(api, clock, rng, self._nodes, node=flags.node, namespace=flags.namespace)
         self._health = Health(clock, hears_the_server=lambda: self._nodes.is_synced and self._nodes.last_error is None)
         self._controllers: Controllers | None = None
-        self._capacity = Capacity(0, 0)
 
     async def run(self, stopping: Stopping) -> None:
         """Until asked to end."""
@@ -148,7 +142,7 @@ class Agent:
                 await self._work_until(stopping)
             finally:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LAST_SECONDS):
+                    async with asyncio.timeout(0 if stopping.at_once else _LAST_SECONDS):
                         await self._events.flush()
                 telling.cancel()
         _log.info("the agent has ended")
@@ -165,131 +159,52 @@ class Agent:
             asked.cancel()
 
     async def _work(self) -> None:
-        self._warn_of_features()
-        test, cache_mb = await self._prepare()
-        basis, node = self._basis, await self._own_node()
-        self._capacity = capacity(self._config(), node)
-        options = MoverOptions(concurrency=_EVERY_JOB, memory_bytes=self._capacity.worker_memory_bytes)
+        basis = self._basis
+        starting = Starting(
+            basis=basis,
+            config=self._config,
+            definitions=self._definitions,
+            events=self._events,
+            health=self._health,
+            mounts=self._mounts,
+        )
+        found = await starting.find_out()
+        in_force = ConfigurationInForce(basis, self._config, found.node_labels)
+        options = MoverOptions(concurrency=_EVERY_JOB, memory_bytes=in_force.capacity.limits.worker_memory_bytes)
         async with self._workers(options) as workers:
             await workers.warm_up()
-            settings = parts.exposer_settings(basis, self._config, test)
-            exposers = parts.all_exposers(settings, cache_mb)
-            self._controllers = parts.controllers(
+            settings = parts.exposer_settings(basis, self._config, found.test)
+            exposers = parts.all_exposers(settings, found.cache_limit_mb)
+            self._controllers = controllers = parts.controllers(
                 basis,
                 self._config,
-                test,
+                found.test,
                 exposers=exposers,
-                capacity=self._capacity,
+                sweeps=parts.leftovers(settings, exposers, basis.metrics),
+                capacity=in_force.capacity,
                 workers=workers,
                 definitions=self._definitions,
                 events=CountedEvents(self._events, basis.metrics, basis.clock),
                 nodes=self._liveness,
             )
-            self._health.sees_objects = lambda: self._controllers is not None and self._controllers.is_synced
+            in_force.follow(self._nodes, controllers)
+            basis.metrics.show_jobs(controllers.count_jobs)
+            self._health.sees_objects = lambda: controllers.is_synced
             self._health.state = ""
-            done_folders = DoneFolders(basis.api, settings.volumes, basis.clock, basis.rng)
-            self._controllers.pods.add_handler(done_folders.pod_changed)
-            self._follow_configuration()
             services: list[Coroutine[object, object, None]] = [
                 self._nodes.run(),
                 self._liveness.run(),
                 self._config.run(),
                 self._refresh_definitions(),
-                self._controllers.run(),
-                keep_swept(parts.leftovers(settings, exposers), basis.metrics, basis.clock, basis.rng),
+                controllers.run(),
             ]
-            if test.pod_volumes:
+            if found.test.pod_volumes:
+                done_folders = DoneFolders(basis.api, settings.volumes, basis.clock, basis.rng)
+                controllers.pods.add_handler(done_folders.pod_changed)
                 services.append(done_folders.run())
             async with asyncio.TaskGroup() as group:
                 for service in services:
                     group.create_task(service)
-
-    # ---- the start ----
-
-    async def _prepare(self) -> tuple[SelfTest, int]:
-        """Configuration and self-test; an API server that is away is waited for. Raises `ConfigurationError`."""
-        basis, failures = self._basis, 0
-        flags = basis.flags
-        while True:
-            try:
-                await self._find_daemon_set()
-                await self._config.load()
-                basis.logging.set_level(self._config().log_level)
-                cache_mb = await cache_limit_mb(basis.api, flags.namespace, flags.backup_repository_configmap)
-                test = await run_self_test(basis.api, self._definitions, place(flags), self._mounts)
-            except KubeUnavailable as error:
-                failures += 1
-                self._health.state = str(error)
-                _log.warning("the API server does not answer", error=str(error), failures=failures)
-                await basis.clock.sleep(max(error.retry_after or 0.0, _RETRY.delay(failures, basis.rng)))
-            else:
-                self._report(test)
-                return test, cache_mb
-
-    def _report(self, test: SelfTest) -> None:
-        """Log and tell what was found. Raises `ConfigurationError` when the agent cannot work."""
-        _log.info("self-test", findings=[f"{one.verdict}: {one.check}: {one.text}" for one in test.findings])
-        for problem in test.problems:
-            _log.warning("something is missing", check=problem.check, verdict=problem.verdict, found=problem.text)
-        text = "; ".join(f"{one.check}: {one.text}" for one in test.problems)
-        if test.is_fatal:
-            self._events.tell("SelfTestFailed", text, True)
-            raise ConfigurationError(
-                f"the agent cannot work here: {text}", hint="`lighter agent run --check` shows all"
-            )
-        if text:
-            self._events.tell("SelfTestFoundLess", text, True)
-        else:
-            self._events.tell("SelfTestPassed", "nothing is missing")
-
-    async def _find_daemon_set(self) -> None:
-        """For events about this agent. Without it they are told without a uid."""
-        key = Key(self._basis.flags.namespace, "node-agent")
-        with suppress(KubeError):
-            self._events.is_about((await self._basis.api.get(DAEMON_SETS, key)).metadata.uid)
-
-    def _warn_of_features(self) -> None:
-        for feature in self._basis.flags.unknown_features:
-            _log.warning("a feature flag is not known and has no effect", feature=feature)
-
-    async def _own_node(self) -> dict[str, str]:
-        """The labels of this node, on which the number of jobs may depend."""
-        try:
-            return (await self._basis.api.get(NODES, Key("", self._basis.flags.node))).metadata.labels
-        except KubeError as error:
-            _log.warning("the labels of this node are not known", error=str(error))
-            return {}
-
-    # ---- while it runs ----
-
-    def _follow_configuration(self) -> None:
-        self._apply(self._config())
-        self._config.add_handler(self._apply)
-        own = Key("", self._basis.flags.node)
-        self._nodes.add_handler(lambda key: self._apply(self._config()) if key == own else None)
-
-    def _apply(self, config: AgentConfig) -> None:
-        """Put a configuration into force for everybody who has to be told."""
-        basis, node = self._basis, self._nodes.store.get(Key("", self._basis.flags.node))
-        if node is not None:
-            self._capacity = capacity(
-                config, node.metadata.labels, worker_memory_bytes=self._capacity.worker_memory_bytes
-            )
-        limits = config.limits
-        basis.logging.set_level(config.log_level)
-        basis.metrics.set_limits(
-            LimitsInForce(
-                upload_bytes_per_second=limits.upload_bytes_per_second,
-                download_bytes_per_second=limits.download_bytes_per_second,
-                requests_per_second=limits.requests_per_second,
-                jobs=self._capacity.concurrency,
-                memory_bytes=limits.memory_bytes,
-                worker_memory_bytes=self._capacity.worker_memory_bytes,
-            )
-        )
-        if self._controllers is not None:
-            self._controllers.set_concurrency(self._capacity.concurrency)
-            self._controllers.set_prepare_queue_length(config.load_concurrency.prepare_queue_length)
 
     async def _refresh_definitions(self) -> None:
         """Velero may be upgraded while the agent runs."""

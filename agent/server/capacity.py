@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.kube import label_selector
-from agent.kube.agent_config import AgentConfig, LoadConcurrency
+from agent.kube.agent_config import AgentConfig, AgentLimits, LoadConcurrency
 
 
 def jobs_at_once(concurrency: LoadConcurrency, node_labels: Mapping[str, str]) -> int:
@@ -22,25 +22,22 @@ class Capacity:
     """Of one node."""
 
     concurrency: int
-    worker_memory_bytes: int
-    """0: no limit."""
-    is_cut: bool = False
-    """Whether the memory budget allows fewer jobs than the configuration asks for."""
+    """As configured; controllers let fewer run where their workers have no memory."""
+    limits: AgentLimits
+    """With the memory of a worker that is in force."""
 
 
 def capacity(
     config: AgentConfig, node_labels: Mapping[str, str], *, worker_memory_bytes: int | None = None
 ) -> Capacity:
-    """At most so many jobs that their workers fit into the node's memory budget; one in any case.
+    """What a node may do. Without a limit of their own, workers share the node's memory in equal parts.
 
     `worker_memory_bytes` is the limit that workers have already; None at the start of the agent, when it is chosen.
     """
-    wanted = jobs_at_once(config.load_concurrency, node_labels)
-    budget = config.limits.memory_bytes
-    each = config.limits.worker_memory_bytes if worker_memory_bytes is None else worker_memory_bytes
-    if not budget:
-        return Capacity(wanted, each)
-    if worker_memory_bytes is None:
-        each = min(each or budget // wanted, budget)
-    fitting = max(1, budget // each) if each else wanted
-    return Capacity(min(wanted, fitting), each, is_cut=fitting < wanted)
+    wanted, limits = jobs_at_once(config.load_concurrency, node_labels), config.limits
+    each = limits.worker_memory_bytes
+    if worker_memory_bytes is not None:
+        each = worker_memory_bytes
+    elif limits.memory_bytes:
+        each = min(each or limits.memory_bytes // wanted, limits.memory_bytes)
+    return Capacity(wanted, replace(limits, worker_memory_bytes=each))

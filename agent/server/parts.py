@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from agent.base.clock import Clock
+from agent.controllers.context import NodeLiveness, Timing
 from agent.controllers.controllers import ControllerOptions, Controllers, Exposers
 from agent.controllers.job import Job
-from agent.controllers.machine import NodeLiveness, Timing
 from agent.controllers.status import Definitions, EventSink
 from agent.exposers.csi_snapshot import CsiSnapshotExposer
 from agent.exposers.host_path import HostPods
@@ -20,7 +20,7 @@ from agent.exposers.restore import GenericRestoreExposer
 from agent.exposers.settings import ExposerSettings
 from agent.jobs.callbacks import JobTelemetry
 from agent.jobs.objects import ObjectJobs
-from agent.kube.agent_config import AgentConfig
+from agent.kube.agent_config import AgentConfig, AgentLimits
 from agent.kube.api import KubeApi
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
@@ -28,10 +28,12 @@ from agent.movers.runner import WorkRunner
 from agent.observe.log import Logging
 from agent.observe.metrics import Metrics
 from agent.server.capacity import Capacity
+from agent.server.early_checks import early_check
 from agent.server.flags import AgentFlags
 from agent.server.live_configuration import LiveConfiguration
 from agent.server.runners import AgentRunners
 from agent.server.self_test import SelfTest
+from agent.server.sweeping import CountedSweeps
 
 
 class LocalWorkers(WorkRunner, Protocol):
@@ -78,17 +80,15 @@ def all_exposers(settings: ExposerSettings, cache_limit_mb: int) -> Exposers:
     )
 
 
-def leftovers(settings: ExposerSettings, exposers: Exposers) -> Leftovers:
+def leftovers(settings: ExposerSettings, exposers: Exposers, metrics: Metrics) -> CountedSweeps:
     """Who finds what agents left behind."""
-    return Leftovers(
-        settings,
-        JobExposers(
-            uploads=exposers.data_upload,
-            downloads=exposers.data_download,
-            backups=exposers.pod_volume_backup,
-            restores=exposers.pod_volume_restore,
-        ),
+    by_kind = JobExposers(
+        uploads=exposers.data_upload,
+        downloads=exposers.data_download,
+        backups=exposers.pod_volume_backup,
+        restores=exposers.pod_volume_restore,
     )
+    return CountedSweeps(Leftovers(settings, by_kind), metrics)
 
 
 def controllers(
@@ -97,6 +97,7 @@ def controllers(
     test: SelfTest,
     *,
     exposers: Exposers,
+    sweeps: CountedSweeps,
     capacity: Capacity,
     workers: WorkRunner,
     definitions: Definitions,
@@ -109,7 +110,7 @@ def controllers(
         basis.api,
         flags.namespace,
         basis.clock,
-        config,
+        lambda: replace(config(), limits=AgentLimits()),  # controllers share the node's limits among running jobs
         environ=basis.environ,
         cache_dir=flags.cache_dir,
         hide=basis.logging.redaction.hide,
@@ -118,9 +119,11 @@ def controllers(
         node=flags.node,
         namespace=flags.namespace,
         concurrency=capacity.concurrency,
+        limits=capacity.limits,
         prepare_queue_length=config().load_concurrency.prepare_queue_length,
         pod_volumes=test.pod_volumes,
         timing=Timing(prepare=flags.prepare_timeout),
+        check=early_check(jobs),
         time_limit=lambda job: time_limit(config(), job),
         callbacks=JobTelemetry(basis.metrics).callbacks_for,
     )
@@ -135,6 +138,7 @@ def controllers(
         definitions=definitions,
         events=events,
         nodes=nodes,
+        leftovers=sweeps,
     )
 
 

@@ -18,7 +18,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
-        self._task: asyncio.Task[object] | None = None
+        self._task: asyncio.Task[None] | None = None
         self.at_once = False
         """Whether it was told twice."""
 
@@ -26,6 +26,10 @@ class Stopping:
     def is_asked(self) -> bool:
         """Whether it was told to end."""
         return self._asked.is_set()
+
+    def cancels(self, task: asyncio.Task[None] | None) -> None:
+        """Cancel `task` when it is told twice."""
+        self._task = task
 
     async def wait(self) -> None:
         """Until it is told to end."""
@@ -41,9 +45,8 @@ class Stopping:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """For the time of the block signals ask; the second one cancels the task of the block."""
+        """For the time of the block signals ask."""
         loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
 
         def on_signal(number: signal.Signals) -> None:
             _log.info("told to end", signal=number.name, at_once=self.is_asked)

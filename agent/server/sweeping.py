@@ -1,42 +1,30 @@
-"""Looking now and then for what agents left behind, and counting what was found."""
+"""Sweeps of what agents left behind, counted."""
 
 from __future__ import annotations
 
-import random
-from typing import Protocol
+from dataclasses import dataclass
 
-import structlog
-
-from agent.base.clock import Clock
 from agent.base.errors import KubeError
+from agent.controllers.sweep import Leftovers
 from agent.exposers.leftovers import SweepReport
 from agent.observe.metrics import Metrics
 
-_FIRST_SECONDS = 30.0
-_SECONDS = 600.0
-_log = structlog.stdlib.get_logger(__name__)
 
+@dataclass(frozen=True, slots=True)
+class CountedSweeps:
+    """`Leftovers` whose sweeps are in the metrics."""
 
-class Sweeper(Protocol):
-    """`agent.exposers.leftovers.Leftovers`."""
+    inner: Leftovers
+    metrics: Metrics
 
     async def sweep(self) -> SweepReport:
-        """Find and remove; may raise `KubeError`."""
-        ...
-
-
-async def keep_swept(sweeper: Sweeper, metrics: Metrics, clock: Clock, rng: random.Random) -> None:
-    """Sweep until canceled. All agents do, at different times."""
-    wait = _FIRST_SECONDS
-    while True:
-        await clock.sleep(wait * (0.5 + rng.random()))
-        wait = _SECONDS
+        """Sweep. May raise `KubeError`."""
         try:
-            report = await sweeper.sweep()
-        except KubeError as error:
-            metrics.swept(failed=True)
-            _log.warning("cannot look for what was left behind", error=str(error), code=error.code)
-            continue
-        metrics.swept()
+            report = await self.inner.sweep()
+        except KubeError:
+            self.metrics.swept(failed=True)
+            raise
+        self.metrics.swept()
         for one in report.going:
-            metrics.orphan_removed(one.split(" ", 1)[0])
+            self.metrics.orphan_removed(one.split(" ", 1)[0])
+        return report

@@ -83,6 +83,8 @@ class StorageFaults:
     """Why the driver deletes no snapshot."""
     provisioning: str = ""
     """Why no claim gets its volume."""
+    volume_deletion: str = ""
+    """Why the driver deletes no volume."""
 
 
 class FakeCsi(Player):
@@ -303,6 +305,9 @@ class FakeCsi(Player):
 
     async def _volume(self, volume: PersistentVolume) -> None:
         if volume.metadata.deletion_timestamp is not None:
+            if self.faults.volume_deletion:
+                await self._say(volume, "VolumeFailedDelete", self.faults.volume_deletion)
+                return
             if volume.spec.csi is not None and volume.spec.persistent_volume_reclaim_policy is ReclaimPolicy.DELETE:
                 self.storage.volumes.discard(volume.spec.csi.volume_handle)
             await self._release(PERSISTENT_VOLUMES, volume)

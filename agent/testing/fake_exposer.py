@@ -1,7 +1,7 @@
 """An `Exposer` for tests in virtual time: a volume becomes accessible after a while, on a node, or never.
 
-What it makes is a pod in the API server it is given, so faults, outages and crashes hit it as they hit the real ones;
-`ExposerWorld.left` says which jobs something was made for and not removed.
+What it makes is a pod in the API server it is given, so faults, outages and crashes hit it as they hit the real ones,
+and a volume in a storage that knows nothing of owners; `ExposerWorld.left` says which jobs' volumes were not removed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from agent.base.clock import Clock
-from agent.base.errors import ExposeError, KubeAlreadyExists, KubeNotFound
+from agent.base.errors import ExposeError, KubeAlreadyExists, KubeConflict, KubeNotFound, PodBroken
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
+from agent.exposers.leftovers import SweepReport
 from agent.kube.api import KubeApi
 from agent.kube.codec import ObjectT
 from agent.kube.meta import Key, ObjectMeta, OwnerReference
 from agent.kube.names import valid_name
 from agent.kube.pods import Container, Pod, PodSpec
-from agent.kube.resource import PODS
+from agent.kube.resource import PODS, Resource
 from agent.kube.volumes import VolumeMode
 
 
@@ -39,17 +40,19 @@ class ExposeScript:
 
 @dataclass(slots=True)
 class ExposerWorld:
-    """What all fake exposers of a test share."""
+    """What all fake exposers of a kind share: the storage and the kubelets, which know objects by their uid."""
 
     script: Callable[[Key], ExposeScript]
-    made_at: dict[Key, float] = field(default_factory=dict)
-    cleaning_since: dict[Key, float] = field(default_factory=dict)
+    volumes: dict[str, Key] = field(default_factory=dict)
+    """In the storage, by the uid of the job they were made for."""
+    running_since: dict[str, float] = field(default_factory=dict)
+    cleaning_since: dict[str, float] = field(default_factory=dict)
     finished: set[Key] = field(default_factory=set)
 
     @property
     def left(self) -> set[Key]:
-        """Jobs whose exposed objects exist."""
-        return set(self.made_at)
+        """Jobs whose volumes exist."""
+        return set(self.volumes.values())
 
 
 class FakeExposer(Generic[ObjectT]):
@@ -62,17 +65,24 @@ class FakeExposer(Generic[ObjectT]):
         self._label = label
 
     async def advance(self, job: ObjectT) -> Waiting | Ready | Broken:
-        """Make the pod; ready after the script's time."""
-        world, script = self._world, self._world.script(job.key)
-        now = self._clock.monotonic()
-        if job.key not in world.made_at:
+        """Make volume and pod; ready after the script's time."""
+        world, uid, script = self._world, job.metadata.uid, self._world.script(job.key)
+        try:
+            pod = await self._api.get(PODS, self._pod_key(job))
+        except KubeNotFound:
+            world.volumes[uid] = job.key
             with contextlib.suppress(KubeAlreadyExists):
                 await self._api.create(PODS, self._pod(job, script.node))
-            world.made_at[job.key] = now
-        if now - world.made_at[job.key] < script.seconds:
+            world.running_since[uid] = self._clock.monotonic()
+            return Waiting("the pod starts")
+        if not any(owner.uid == uid for owner in pod.metadata.owner_references):
+            return Waiting("a pod of an earlier object of this name is still there")
+        if self._clock.monotonic() - world.running_since.setdefault(uid, self._clock.monotonic()) < script.seconds:
             return Waiting("the volume is being made")
         if script.error is not None:
             return Broken(script.error)
+        if uid not in world.volumes:
+            return Broken(PodBroken("the volume was removed"))
         return Ready(
             node=script.node, mode=VolumeMode.FILESYSTEM, path=f"/fake/{job.metadata.name}", runner=Runner.LOCAL
         )
@@ -86,17 +96,18 @@ class FakeExposer(Generic[ObjectT]):
         return Done()
 
     async def clean_up(self, job: ObjectT) -> Waiting | Done:
-        """Remove the pod, which takes a while."""
-        world, now = self._world, self._clock.monotonic()
-        if job.key not in world.made_at:
+        """Remove the pod, then the volume, which takes a while."""
+        world, uid, now = self._world, job.metadata.uid, self._clock.monotonic()
+        with contextlib.suppress(KubeNotFound, KubeConflict):
+            pod = await self._api.get(PODS, self._pod_key(job))
+            if any(owner.uid == uid for owner in pod.metadata.owner_references):
+                await self._api.delete(PODS, pod.key, uid=pod.metadata.uid)
+        if uid not in world.volumes:
             return Done()
-        with contextlib.suppress(KubeNotFound):
-            await self._api.delete(PODS, self._pod_key(job))
-        since = world.cleaning_since.setdefault(job.key, now)
+        since = world.cleaning_since.setdefault(uid, now)
         if now - since < world.script(job.key).clean_up_seconds:
             return Waiting("the pod ends")
-        del world.cleaning_since[job.key]
-        del world.made_at[job.key]
+        del world.volumes[uid]
         return Done()
 
     async def diagnose(self, job: ObjectT) -> tuple[str, ...]:
@@ -118,3 +129,26 @@ class FakeExposer(Generic[ObjectT]):
         )
         spec = PodSpec(containers=(Container(name="hold"),), node_name=node)
         return Pod(api_version="v1", kind="Pod", metadata=metadata, spec=spec)
+
+
+class FakeLeftovers(Generic[ObjectT]):
+    """Removes volumes in the storage whose objects do not exist any more."""
+
+    def __init__(self, world: ExposerWorld, api: KubeApi, resource: Resource[ObjectT], namespace: str) -> None:
+        self._world = world
+        self._api = api
+        self._resource = resource
+        self._namespace = namespace
+
+    async def sweep(self) -> SweepReport:
+        """A volume is left when no object has the uid that it was made for."""
+        gone, token = set(self._world.volumes), ""
+        while True:
+            page = await self._api.list(self._resource, self._namespace, continue_token=token)
+            gone -= {job.metadata.uid for job in page.items}
+            token = page.continue_token
+            if not token:
+                break
+        for uid in gone:
+            self._world.volumes.pop(uid, None)
+        return SweepReport(going=tuple(sorted(gone)))

@@ -16,15 +16,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn, cast
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeError, KubeUnreadable
 from agent.kube.api import PAGE_SIZE, AccessReview, EventType, Page, Unreadable, WatchEvent, error_from_status
 from agent.kube.codec import JsonObject, JsonValue, ObjectT, apply_merge_patch, decode, encode
-from agent.kube.meta import Key
+from agent.kube.meta import Key, KubeObject
 from agent.kube.names import is_dns_subdomain
 from agent.kube.resource import Resource
 from agent.kube.selector import EVERYTHING, Selector
@@ -51,6 +51,8 @@ class _Change:
     where: _Where
     before: JsonObject | None
     after: JsonObject | None
+    views: dict[int, KubeObject | Unreadable] = field(default_factory=dict, compare=False)
+    """Before (0) and after (1) as their kind's view, for the second watch that wants it."""
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ class FakeKube:
         self._objects: dict[_Where, JsonObject] = {}
         self._history: list[_Change] = []
         self._pages: dict[str, tuple[int, list[JsonObject]]] = {}
-        self._wakers: set[asyncio.Event] = set()
+        self._wakers: dict[asyncio.Event, str] = {}
         self._cut = 0
         self._faults: list[_Fault] = []
         self._down = False
@@ -81,6 +83,8 @@ class FakeKube:
         """Verbs and resources (`("watch", "datauploads.velero.io")`) that answer 403."""
         self.requests: list[tuple[str, str]] = []
         """Verb and resource of each request, in order."""
+        self.observers: list[Callable[[str, JsonObject | None, JsonObject | None], None]] = []
+        """Called with each change: the name of the resource, the object before and after. They must not keep them."""
 
     # What a test does to it
 
@@ -97,7 +101,7 @@ class FakeKube:
     def cut_watches(self) -> None:
         """End every watch, without an error, wherever it is."""
         self._cut += 1
-        self._wake()
+        self._wake_all()
 
     def compact(self) -> None:
         """Forget the past: watches and pages from before answer 410."""
@@ -114,6 +118,11 @@ class FakeKube:
         metadata = _metadata(value)
         key = Key(str(metadata.get("namespace", "")), str(metadata["name"]))
         self._store((resource.name, key), copy.deepcopy(value))
+
+    def remove(self, resource: Resource[ObjectT], key: Key) -> None:
+        """Delete an object as another client would; its finalizers keep it. Harmless when there is none."""
+        if (resource.name, key) in self._objects:
+            self._delete((resource.name, key))
 
     # KubeApi
 
@@ -175,7 +184,7 @@ class FakeKube:
         bookmark = self._next_bookmark(deadline)
         started = newest = max(position, self._version)
         waker = asyncio.Event()
-        self._wakers.add(waker)
+        self._wakers[waker] = resource.name
         try:
             while self._cut == cut:
                 waker.clear()
@@ -192,15 +201,16 @@ class FakeKube:
                 now = self._clock.monotonic()
                 if now >= deadline:
                     return
+                if self._changes_after(position):  # while a slow client took the last ones
+                    continue
                 if now >= bookmark:
                     bookmark = self._next_bookmark(deadline)
                     if newest > started:
                         yield WatchEvent(EventType.BOOKMARK, str(newest))
                     continue
-                if position == self._version or not self._changes_after(position):
-                    await wait_for_event(self._clock, waker, min(deadline, bookmark) - now)
+                await wait_for_event(self._clock, waker, min(deadline, bookmark) - now)
         finally:
-            self._wakers.discard(waker)
+            self._wakers.pop(waker, None)
 
     async def create(self, resource: Resource[ObjectT], obj: ObjectT) -> ObjectT:
         """A new object with uid, version, creation time, and a name if it has only `generateName`."""
@@ -326,17 +336,15 @@ class FakeKube:
     def _store(self, where: _Where, value: JsonObject) -> None:
         self._version += 1
         _metadata(value)["resourceVersion"] = str(self._version)
-        self._history.append(_Change(self._version, where, self._objects.get(where), value))
+        self._happened(_Change(self._version, where, self._objects.get(where), value))
         self._objects[where] = value
-        self._wake()
 
     def _remove(self, where: _Where) -> None:
         self._version += 1
         last = self._objects.pop(where)
         gone = copy.deepcopy(last)
         _metadata(gone)["resourceVersion"] = str(self._version)
-        self._history.append(_Change(self._version, where, gone, None))
-        self._wake()
+        self._happened(_Change(self._version, where, gone, None))
         self._collect_owned(str(_metadata(gone).get("uid", "")))
 
     def _collect_owned(self, uid: str) -> None:
@@ -358,7 +366,16 @@ class FakeKube:
             first -= 1
         return self._history[first:]
 
-    def _wake(self) -> None:
+    def _happened(self, change: _Change) -> None:
+        self._history.append(change)
+        name, _ = change.where
+        for waker, watched in self._wakers.items():
+            if watched == name:
+                waker.set()
+        for observe in self.observers:
+            observe(name, change.before, change.after)
+
+    def _wake_all(self) -> None:
         for waker in self._wakers:
             waker.set()
 
@@ -448,7 +465,13 @@ def _event(
     version = str(change.version)
     if after is not None:
         kind = EventType.ADDED if before is None else EventType.MODIFIED
-        return WatchEvent(kind, version, _view(resource, after))
+        return WatchEvent(kind, version, _seen(resource, change, 1, after))
     if before is not None:
-        return WatchEvent(EventType.DELETED, version, _view(resource, before))
+        return WatchEvent(EventType.DELETED, version, _seen(resource, change, 0, before))
     return None
+
+
+def _seen(resource: Resource[ObjectT], change: _Change, which: int, value: JsonObject) -> ObjectT | Unreadable:
+    if which not in change.views:
+        change.views[which] = _view(resource, value)
+    return cast(ObjectT | Unreadable, change.views[which])

@@ -5,7 +5,6 @@ It keeps watch over what no agent may ever do: two workers at once for one objec
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,8 @@ class Script:
     """Instead of a result."""
     cancel_seconds: float = 0.5
     """From a cancel to the end."""
+    deaf: bool = False
+    """Whether it goes on although it was canceled."""
 
 
 @dataclass(slots=True)
@@ -87,14 +88,13 @@ class FakeWork:
         self._script = script
         self._clock = clock
         self._canceled: str | None = None
-        self._wake = asyncio.Event()
         self.limits: RateLimits | None = None
         self._done = 0.0
 
     async def updates(self) -> AsyncIterator[Progress]:
         """One a second."""
         script = self._script
-        while self._done < script.seconds and self._canceled is None:
+        while self._done < script.seconds and (self._canceled is None or script.deaf):
             await self._clock.sleep(min(_STEP_SECONDS, script.seconds - self._done))
             self._done += _STEP_SECONDS
             share = min(self._done / script.seconds, 1.0)

@@ -16,9 +16,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from prometheus_client.parser import text_string_to_metric_families
 
 ACCESS_KEY = "lighterage"
 SECRET_KEY = "lighterage-on-loopback"  # noqa: S105  # of a throw-away server
@@ -131,6 +134,18 @@ class SeaweedServer(_Server):
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         super().__init__(folder)
         self._filer_port = 0
+        self._metrics_port = 0
+
+    def request_counts(self) -> dict[str, int]:
+        """S3 requests since the start by kind (`PUT`, `GET`, `LIST`, …), as the gateway's own metrics count them."""
+        with _open(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        counts: Counter[str] = Counter()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "SeaweedFS_s3_request_total":
+                    counts[sample.labels["type"]] += int(sample.value)
+        return dict(counts)
 
     def create_bucket(self, name: str) -> None:
         """Make an empty bucket; names have at least three characters."""
@@ -146,8 +161,8 @@ class SeaweedServer(_Server):
         }
         config = self.folder / "s3.json"
         config.write_text(json.dumps({"identities": [identity]}))
-        ports = free_ports(8)
-        self.port, self._filer_port = ports[0], ports[1]
+        ports = free_ports(9)
+        self.port, self._filer_port, self._metrics_port = ports[0], ports[1], ports[8]
         names = ("s3", "filer", "master", "volume")
         flags = [f"-{name}.port={ports[i]}" for i, name in enumerate(names)]
         flags += [f"-{name}.port.grpc={ports[4 + i]}" for i, name in enumerate(names)]
@@ -158,6 +173,8 @@ class SeaweedServer(_Server):
             f"-dir={self.folder}",
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
+            f"-metricsPort={self._metrics_port}",
+            "-metricsIp=127.0.0.1",
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=512",
             "-volume.max=200",

@@ -78,10 +78,10 @@ class Bench:
                     rounds = min(rounds, ROUNDS_WHEN_LONG)
             number += 1
 
-    def _tools(self, number: int) -> list[tools.Tool]:
+    def _tools(self, dataset: str, number: int) -> list[tools.Tool]:
         shutil.rmtree(self._work / "home", ignore_errors=True)
         home = self._work / "home"
-        run_id = f"{self._kind}-{number}"
+        run_id = f"{dataset}-{self._kind}-{number}"
         entrants: list[tools.Tool] = [
             tools.Lighter(self._store, home / "lighter", f"lighter-{run_id}"),
             tools.Kopia(self._kopia, self._store, home / "kopia", f"kopia-{run_id}"),
@@ -92,7 +92,7 @@ class Bench:
 
     def _round(self, dataset: str, source: Path, number: int) -> float:
         alone = datasets.ALL[dataset].memory_only
-        entrants = [tool for tool in self._tools(number) if tool.name == "lighterage" or not alone]
+        entrants = [tool for tool in self._tools(dataset, number) if tool.name == "lighterage" or not alone]
         samples: list[Sample] = []
         target = self._work / "restored"
         for tool in entrants:
@@ -161,6 +161,8 @@ def _store(kind: str, work: Path) -> Iterator[tuple[tools.Store, SeaweedServer |
     if kind == "local":
         yield tools.Store(folder), None
         return
+    shutil.rmtree(folder / "seaweed", ignore_errors=True)
+    (folder / "seaweed").mkdir()
     with SeaweedServer(folder / "seaweed") as server:
         server.create_bucket("bench")
         yield tools.Store(folder, server.endpoint, server.access_key, server.secret_key), server

@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.storage.base import BlobStorage
+from agent.storage.base import BlobId, BlobStorage
 from agent.storage.s3 import S3Storage
 from agent.testing.s3_server import RcloneServer, SeaweedServer
 from agent.testing.storage_conformance import StorageConformance
@@ -40,3 +40,9 @@ class TestRclone(StorageConformance):
         storage = await S3Storage.open(config_for(rclone, "blobs"))
         yield storage
         await storage.close()
+
+
+async def test_the_server_counts_what_it_was_asked(seaweed: SeaweedServer, s3: BlobStorage) -> None:
+    before = seaweed.request_counts()
+    await s3.put(BlobId("counted"), [b"x"])
+    assert seaweed.request_counts()["PUT"] == before.get("PUT", 0) + 1

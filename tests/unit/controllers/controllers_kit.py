@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from agent.base.clock import Clock
+from agent.controllers.context import Timing, nothing_to_check
 from agent.controllers.controllers import ControllerOptions, Controllers, Exposers
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.job import Job
-from agent.controllers.machine import Timing
-from agent.kube.codec import JsonObject
+from agent.controllers.sweep import Leftovers
+from agent.exposers.leftovers import SweepReport
+from agent.kube.agent_config import AgentLimits
+from agent.kube.api import KubeApi
+from agent.kube.codec import JsonObject, encode
 from agent.kube.data_download import DataDownload, DataDownloadSpec, TargetVolume
 from agent.kube.data_upload import CsiSnapshotSpec, DataUpload, DataUploadSpec
 from agent.kube.job import Phase, PodReference
@@ -42,9 +48,10 @@ from agent.kube.volumes import PersistentVolumeClaim, VolumeMode
 from agent.movers.spec import BackupTree, JobSpec, RestoreTree, Secrets, UrlLocation
 from agent.snapshots.model import Source
 from agent.testing.clock import VirtualClock
-from agent.testing.fake_exposer import ExposerWorld, ExposeScript, FakeExposer
+from agent.testing.fake_exposer import ExposerWorld, ExposeScript, FakeExposer, FakeLeftovers
 from agent.testing.fake_kube import FakeKube
 from agent.testing.fake_movers import FakeMovers, FakeRunners, MoverWorld
+from agent.testing.virtual_loop import LoopClock
 
 NAMESPACE = "velero"
 NODES = ("node-a", "node-b", "node-c")
@@ -116,17 +123,30 @@ class Jobs:
         return spec, Secrets(password="p")
 
 
+class Sweeps:
+    """Several as one."""
+
+    def __init__(self, *sweeps: Leftovers) -> None:
+        self._sweeps = sweeps
+
+    async def sweep(self) -> SweepReport:
+        return SweepReport(going=tuple([name for one in self._sweeps for name in (await one.sweep()).going]))
+
+
 @dataclass
 class Cluster:
     """Everything that is shared by the agents of one test."""
 
     rng: random.Random
     server: Server = Server()
-    clock: VirtualClock = field(default_factory=VirtualClock)
+    clock: VirtualClock | LoopClock = field(default_factory=VirtualClock)
     timing: Timing = field(default_factory=Timing)
     concurrency: int = 2
     prepare_queue_length: int = 0
     movers: DataMovers = field(default_factory=DataMovers)
+    limits: AgentLimits = field(default_factory=AgentLimits)
+    check: Callable[[Job], Awaitable[None]] = nothing_to_check
+    time_limit: Callable[[Job], float] = lambda _: 0.0
 
     def __post_init__(self) -> None:
         self.kube = FakeKube(self.clock, self.rng)
@@ -143,8 +163,9 @@ class Cluster:
     def _script(self, key: Key) -> ExposeScript:
         return self.scripts.get(key, ExposeScript(node=NODES[0]))
 
-    def start_agent(self, node: str) -> None:
-        kube, clock, exposed = self.kube, self.clock, self.exposed
+    def start_agent(self, node: str, api: KubeApi | None = None, clock: Clock | None = None) -> None:
+        """With a way to the API server, and a clock, of its own, if they are given."""
+        kube, clock, exposed = api or self.kube, clock or self.clock, self.exposed
         controllers = Controllers(
             kube,
             clock,
@@ -156,6 +177,9 @@ class Cluster:
                 prepare_queue_length=self.prepare_queue_length,
                 timing=self.timing,
                 movers=self.movers,
+                limits=self.limits,
+                check=self.check,
+                time_limit=self.time_limit,
             ),
             exposers=Exposers(
                 data_upload=FakeExposer[DataUpload](exposed["upload"], kube, clock, DATA_UPLOAD_LABEL),
@@ -168,9 +192,19 @@ class Cluster:
             definitions=self.server,
             events=self.events,
             nodes=self.liveness,
+            leftovers=self._leftovers(kube),
         )
         self.controllers[node] = controllers
         self.agents[node] = asyncio.create_task(controllers.run(), name=f"agent {node}")
+
+    def _leftovers(self, kube: KubeApi) -> Leftovers:
+        exposed = self.exposed
+        return Sweeps(
+            FakeLeftovers(exposed["upload"], kube, DATA_UPLOADS, NAMESPACE),
+            FakeLeftovers(exposed["download"], kube, DATA_DOWNLOADS, NAMESPACE),
+            FakeLeftovers(exposed["pod-backup"], kube, POD_VOLUME_BACKUPS, NAMESPACE),
+            FakeLeftovers(exposed["pod-restore"], kube, POD_VOLUME_RESTORES, NAMESPACE),
+        )
 
     async def kill_agent(self, node: str) -> None:
         task = self.agents.pop(node, None)
@@ -200,13 +234,15 @@ class Cluster:
 
     # Objects as the server makes them
 
-    async def upload(self, name: str, *, node: str = NODES[0], datamover: str = "", **script: object) -> DataUpload:
+    async def upload(
+        self, name: str, *, node: str = NODES[0], datamover: str = "", namespace: str = "app", **script: object
+    ) -> DataUpload:
         self.scripts[Key(NAMESPACE, name)] = ExposeScript(node=node, **script)  # type: ignore[arg-type]
         spec = DataUploadSpec(
             snapshot_type="CSI",
             csi_snapshot=CsiSnapshotSpec(volume_snapshot="vs", storage_class="sc"),
             source_pvc="data",
-            source_namespace="app",
+            source_namespace=namespace,
             backup_storage_location="default",
             operation_timeout="10m0s",
             datamover=datamover,
@@ -266,8 +302,6 @@ class Cluster:
         )
         status = PodStatus(phase=PodPhase.PENDING, init_container_statuses=(waiting,))
         value = self.kube.raw(PODS, pod.key)
-        from agent.kube.codec import encode
-
         value["status"] = encode(status)
         self.kube.put_raw(PODS, value)
         spec = PodVolumeRestoreSpec(

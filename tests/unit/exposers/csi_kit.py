@@ -60,9 +60,11 @@ class World:
     config: AgentConfig = field(default_factory=AgentConfig)
     sees_host_pods: bool = True
     seed: int = 1
+    live: bool = False
+    """Whether time goes on by itself, as agents need it."""
 
     def __post_init__(self) -> None:
-        self.clock = VirtualClock(jump=False)
+        self.clock = VirtualClock(jump=self.live)
         self.kube = FakeKube(self.clock, random.Random(self.seed))
         self.csi = FakeCsi(self.kube, self.clock)
         self.volumes = {node: FakeNodeVolumes(self.kube, node) for node in NODES}
@@ -129,12 +131,14 @@ class World:
         )
         await self.kube.create(PERSISTENT_VOLUME_CLAIMS, claim)
         await self.csi.step()
+        await self.snapshot(SOURCE_SNAPSHOT)
+
+    async def snapshot(self, key: Key) -> None:
+        """As the server takes one of the user's volume."""
         snapshot = VolumeSnapshot(
             api_version=VOLUME_SNAPSHOTS.api_version,
             kind="VolumeSnapshot",
-            metadata=ObjectMeta(
-                name=SOURCE_SNAPSHOT.name, namespace=SOURCE_SNAPSHOT.namespace, annotations={"note": "kept"}
-            ),
+            metadata=ObjectMeta(name=key.name, namespace=key.namespace, annotations={"note": "kept"}),
             spec=VolumeSnapshotSpec(
                 source=VolumeSnapshotSource(persistent_volume_claim_name=SOURCE_CLAIM.name),
                 volume_snapshot_class_name="snaps",
@@ -155,18 +159,19 @@ class World:
             CONFIG_MAPS, ConfigMap(api_version="v1", kind="ConfigMap", metadata=meta, data={"k": "v"})
         )
 
-    def exposer(self, node: str = "node-a", api: KubeApi | None = None) -> CsiSnapshotExposer:
-        return CsiSnapshotExposer(
-            ExposerSettings(
-                api=api or self.kube,
-                clock=self.clock,
-                node=node,
-                namespace=VELERO,
-                config=lambda: self.config,
-                volumes=self.volumes[node],
-                sees_host_pods=self.sees_host_pods,
-            )
+    def settings(self, node: str = "node-a", api: KubeApi | None = None) -> ExposerSettings:
+        return ExposerSettings(
+            api=api or self.kube,
+            clock=self.clock,
+            node=node,
+            namespace=VELERO,
+            config=lambda: self.config,
+            volumes=self.volumes[node],
+            sees_host_pods=self.sees_host_pods,
         )
+
+    def exposer(self, node: str = "node-a", api: KubeApi | None = None) -> CsiSnapshotExposer:
+        return CsiSnapshotExposer(self.settings(node, api))
 
     def configure(self, **changes: object) -> None:
         self.config = replace(self.config, **changes)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import pytest
 
 from agent.base.errors import KubeForbidden, KubeInvalid, KubeUnavailable, LighterageError
 from agent.exposers.contract import Broken, Done, Ready, Waiting
+from agent.exposers.snapshot_record import SourceRecord, read_record, write_record
 from agent.kube.agent_config import BackupPVC, LoadAffinity, RunnerChoice
 from agent.kube.meta import Key
 from agent.kube.resource import (
@@ -19,7 +20,7 @@ from agent.kube.resource import (
     VOLUME_SNAPSHOT_CONTENTS,
     VOLUME_SNAPSHOTS,
 )
-from agent.kube.volumes import LabelSelector
+from agent.kube.volumes import LabelSelector, VolumeMode
 from tests.unit.exposers.csi_kit import JOB, NAME, SOURCE_SNAPSHOT, VELERO, World
 
 
@@ -125,6 +126,15 @@ async def test_a_container_that_cannot_start_is_definite_at_once(reason: str) ->
     assert f"{reason}: the kubelet says so" in str(error)
     assert await world.clean_up() == Done()
     assert await world.left() == []
+
+
+async def test_a_busy_node_is_waited_for_with_the_kubelets_words() -> None:
+    world = World()
+    await world.build()
+    world.csi.nodes.faults.waiting = ("CreateContainerError", "context deadline exceeded")
+    assert "CreateContainerError: context deadline exceeded" in await _waiting(world, looks=10)
+    world.csi.nodes.faults.waiting = ("", "")
+    await _comes_back(world)
 
 
 async def test_a_volume_that_cannot_be_mounted_is_waited_for_with_the_kubelets_words() -> None:
@@ -420,3 +430,71 @@ async def test_hostile_texts_of_the_cluster_are_one_line_of_bounded_length() -> 
     error = await _broken(world)
     assert len(str(error)) < 1_200
     assert "\n" not in str(error)
+
+
+async def test_another_snapshot_under_the_name_of_the_source_is_left_alone() -> None:
+    world = World()
+    await world.build()
+    assert isinstance(await world.expose(), Ready)
+    await world.exposer().advance(await world.job())
+    await world.csi.step(2)
+    await world.snapshot(SOURCE_SNAPSHOT)
+    assert await world.clean_up() == Done()
+    there = await world.kube.get(VOLUME_SNAPSHOTS, SOURCE_SNAPSHOT)
+    assert there.metadata.deletion_timestamp is None
+    assert len(world.csi.storage.snapshots) == 1
+
+
+async def test_a_record_that_names_the_content_of_somebody_else_does_no_harm() -> None:
+    world = World()
+    await world.build()
+    other = Key("app", "theirs")
+    await world.snapshot(other)
+    content = (await world.kube.get(VOLUME_SNAPSHOTS, other)).status.bound_volume_snapshot_content_name
+    handle = (await world.kube.get(VOLUME_SNAPSHOT_CONTENTS, Key("", content))).status.snapshot_handle or ""
+    record = SourceRecord(content=content, handle=handle, size="1Gi", mode=VolumeMode.FILESYSTEM)
+    await write_record(world.kube, await world.job(), record)
+    assert await world.clean_up() == Done()
+    assert handle in world.csi.storage.snapshots
+    assert (await world.kube.get(VOLUME_SNAPSHOTS, other)).status.ready_to_use
+
+
+async def test_nodes_are_asked_for_only_when_the_scheduler_speaks_of_affinity() -> None:
+    world = World()
+    await world.build()
+    world.csi.nodes.faults.scheduling = "0/2 nodes are available: 2 Insufficient memory."
+    await _waiting(world, looks=20)
+    world.kube.requests.clear()
+    await world.exposer().advance(await world.job())
+    assert ("list", "nodes") not in world.kube.requests
+
+
+async def test_a_source_whose_content_is_not_the_recorded_one_keeps_its_snapshot() -> None:
+    world = World()
+    await world.build()
+    world.kube.fail("patch", "volumesnapshotcontents.snapshot.storage.k8s.io", KubeUnavailable("down"))
+    with pytest.raises(KubeUnavailable):
+        await world.exposer().advance(await world.job())
+    record = read_record(await world.job())
+    assert record is not None
+    await world.kube.patch(
+        VOLUME_SNAPSHOT_CONTENTS, Key("", record.content), {"status": {"snapshotHandle": "another"}}, status=True
+    )
+    await world.expose()
+    source = await world.kube.get(VOLUME_SNAPSHOTS, SOURCE_SNAPSHOT)
+    assert source.metadata.deletion_timestamp is None
+
+
+async def test_a_source_that_its_owner_deletes_during_the_hand_over_is_definite() -> None:
+    world = World()
+    await world.build()
+    world.kube.fail("patch", "volumesnapshotcontents.snapshot.storage.k8s.io", KubeUnavailable("down"))
+    with pytest.raises(KubeUnavailable):
+        await world.exposer().advance(await world.job())
+    world.csi.faults.snapshot_deletion = "busy"
+    await world.kube.delete(VOLUME_SNAPSHOTS, SOURCE_SNAPSHOT)
+    await world.csi.step(2)
+    assert (await _broken(world, looks=1)).code == "expose.snapshot-failed"
+    world.csi.faults.snapshot_deletion = ""
+    assert await world.clean_up() == Done()
+    assert await world.left() == []

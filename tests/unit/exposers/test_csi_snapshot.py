@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.exposers.contract import Done, Ready, Runner, Waiting
+from agent.exposers.snapshot_claim import SnapshotClaims
 from agent.exposers.snapshot_record import SOURCE_ANNOTATION, read_record
 from agent.kube.agent_config import BackupPVC, LoadAffinity, RunnerChoice
 from agent.kube.meta import Key
@@ -250,10 +251,49 @@ async def test_cleaning_up_waits_for_what_is_not_gone_and_says_for_what() -> Non
     world.csi.faults.snapshot_deletion = "the array is busy"
     state = await world.clean_up()
     assert isinstance(state, Waiting)
-    assert "the snapshot of velero/backup-x7k2p" in state.reason
+    assert state.reason == "not deleted yet of velero/backup-x7k2p: the snapshot"
     world.csi.faults.snapshot_deletion = ""
     assert await world.clean_up() == Done()
     assert await world.left() == []
+
+
+async def test_cleaning_up_waits_for_the_volume_after_its_claim() -> None:
+    world = World()
+    await world.build()
+    await _ready(world)
+    world.csi.faults.volume_deletion = "still attached"
+    state = await world.clean_up()
+    assert isinstance(state, Waiting)
+    assert state.reason == "not deleted yet of velero/backup-x7k2p: the volume"
+    world.csi.faults.volume_deletion = ""
+    assert await world.clean_up() == Done()
+    assert await world.left() == []
+
+
+async def test_the_snapshot_goes_after_the_volume_unless_that_takes_too_long() -> None:
+    world = World()
+    await world.build()
+    await _ready(world)
+    await world.kube.patch(PODS, JOB, {"metadata": {"finalizers": ["example.com/stuck"]}})
+    await world.clean_up(looks=5)
+    assert (await world.kube.get(VOLUME_SNAPSHOTS, JOB)).metadata.deletion_timestamp is None
+    await world.clean_up(looks=5)
+    assert JOB not in [one.key for one in (await world.kube.list(VOLUME_SNAPSHOTS)).items]
+    assert world.csi.storage.snapshots == set()
+
+
+async def test_a_claim_that_changed_since_it_was_looked_at_is_looked_at_once_more() -> None:
+    world = World()
+    job = await world.build()
+    await world.exposer().advance(job)
+    before = await world.kube.get(PERSISTENT_VOLUME_CLAIMS, JOB)
+    await world.csi.step(2)
+    claims = SnapshotClaims(world.settings())
+    assert not await claims.remove(job, before)  # it was not bound then, so its volume would be missed
+    after = await world.kube.get(PERSISTENT_VOLUME_CLAIMS, JOB)
+    assert after.metadata.deletion_timestamp is None
+    assert not await claims.remove(job, after)
+    assert (await world.kube.get(PERSISTENT_VOLUME_CLAIMS, JOB)).metadata.deletion_timestamp is not None
 
 
 async def test_a_ready_volume_costs_few_requests_to_look_at() -> None:

@@ -53,8 +53,9 @@ class PodCluster:
         self.world = MoverWorld() if script is None else MoverWorld(script=lambda _: script)
         self.messages, self.logs = [], []
         self.stopped = asyncio.Event()
+        self.out_of_memory = False
 
-    async def create(self, command=("lighter", "mover", "run")):
+    async def create(self, policy="FallbackToLogsOnError"):
         owner = await self.api.create(
             DATA_UPLOADS,
             DataUpload(
@@ -74,13 +75,15 @@ class PodCluster:
         reference = OwnerReference(
             api_version=owner.api_version, kind=owner.kind, name=NAME, uid=owner.metadata.uid, controller=True
         )
+        command = ("lighter", "mover", "run")
+        container = Container(name="main", command=command, termination_message_policy=policy)
         await self.api.create(
             PODS,
             Pod(
                 api_version="v1",
                 kind="Pod",
                 metadata=ObjectMeta(name=NAME, namespace=NAMESPACE, owner_references=(reference,)),
-                spec=PodSpec(containers=(Container(name="main", command=command),)),
+                spec=PodSpec(containers=(container,)),
             ),
         )
         await self.status(running_status())
@@ -124,6 +127,7 @@ class PodCluster:
             leave=self.messages.append,
             log=self.logs.append,
             stopped=self.stopped,
+            was_out_of_memory=lambda: self.out_of_memory,
             options=PodOptions(**options),
         )
 

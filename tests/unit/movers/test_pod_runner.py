@@ -258,6 +258,10 @@ async def test_limits_reach_the_worker_while_it_works():
         work.set_limits(limits)
         await cluster.waited(5)
         assert works[0].limits == limits
+        asked = len(cluster.api.requests)
+        work.set_limits(RateLimits(upload_bytes=1_000))
+        await cluster.waited(1)
+        assert ("patch", PODS.name) not in cluster.api.requests[asked:]
         await cluster.annotate(LIMITS_ANNOTATION, '{"upload_bytes": -1}')
         await cluster.waited(5)
         assert works[0].limits == limits
@@ -336,10 +340,10 @@ async def test_a_pod_without_an_outcome_is_told_in_the_words_of_the_kubelet(stat
 @pytest.mark.parametrize(
     ("message", "error"),
     [
-        ("panic: runtime error", MoverError),
+        ("panic: runtime error", MoverCrashed),
         ("{", MoverProtocolError),
         ("{}", MoverProtocolError),
-        ("[]", MoverError),
+        ("[]", MoverCrashed),
         ('{"snapshotID": 7}', MoverProtocolError),
         ('{"snapshotID": "../../etc"}', MoverProtocolError),
         ('{"snapshotID": "ab", "totalBytes": -1}', MoverProtocolError),
@@ -348,9 +352,9 @@ async def test_a_pod_without_an_outcome_is_told_in_the_words_of_the_kubelet(stat
         ('{"error": {"code": 5, "message": "x"}}', MoverProtocolError),
         ('{"error": {"code": "no.such", "message": "x"}}', Exception),
         ('{"result": {"type": "backup"}}', MoverProtocolError),
-        ("[" * 4_000, MoverError),
+        ("[" * 4_000, MoverCrashed),
         ('{"a":' * 4_000, MoverProtocolError),
-        ("x" * 1_000_000, MoverError),
+        ("x" * 1_000_000, MoverCrashed),
         ("\x1b[31m\x00\ud7ff data path is canceled", CanceledError),
     ],
 )
@@ -361,6 +365,20 @@ async def test_hostile_termination_messages_are_errors_with_a_name(message, erro
         await outcome(cluster)
     assert caught.value.code and len(str(caught.value)) < 2_000
     assert str(caught.value).isprintable()
+
+
+async def test_the_end_of_the_log_of_a_pod_without_an_outcome_is_told():
+    cluster = await PodCluster().create()
+    await cluster.status(ended_status("info: begins\nMemoryError: \x1b[31m", exit_code=1, reason="Error"))
+    with pytest.raises(MoverCrashed, match=r"status 1 and without a result \(Error\).*its log ends: MemoryError: "):
+        await outcome(cluster)
+
+
+async def test_words_that_a_mover_left_itself_are_its_error():
+    cluster = await PodCluster().create(policy="File")
+    await cluster.status(ended_status("no such bucket", exit_code=1, reason="Error"))
+    with pytest.raises(MoverError, match="the mover pod failed: no such bucket"):
+        await outcome(cluster)
 
 
 async def test_progress_that_is_not_understood_is_passed_over():

@@ -9,6 +9,8 @@ from agent.base.errors import (
     CanceledError,
     ConfigurationError,
     KubeUnavailable,
+    MoverCrashed,
+    MoverOutOfMemory,
     MoverProtocolError,
     MoverUnavailable,
 )
@@ -210,3 +212,12 @@ async def test_a_canceled_restore_has_nothing_to_keep():
         await life
     assert len(cluster.messages[-1].encode()) <= MAX_TERMINATION_MESSAGE
     assert CANCELED_REASON in await cluster.events()
+
+
+@pytest.mark.parametrize(("killed", "error"), [(True, MoverOutOfMemory), (False, MoverCrashed)])
+async def test_a_worker_that_the_kernel_killed_for_want_of_memory_is_told_from_a_crash(killed, error):
+    cluster = await with_job(error=MoverCrashed("the worker was killed by SIGKILL"))
+    cluster.out_of_memory = killed
+    with pytest.raises(error, match="killed by SIGKILL"):
+        await cluster.worker().run()
+    assert error.code in cluster.messages[-1]

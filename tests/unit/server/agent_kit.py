@@ -91,8 +91,9 @@ class AgentWorld(World):
             )
             try:
                 yield task
-                self.stopping.ask()
-                await task
+                if not task.done():
+                    self.stopping.ask()
+                    await task
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)

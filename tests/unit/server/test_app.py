@@ -14,15 +14,17 @@ from agent.base.clock import SystemClock
 from agent.base.errors import CanceledError, ConfigurationError, MoverUnavailable
 from agent.kube.job import Phase
 from agent.kube.meta import Key
-from agent.kube.resource import CONFIG_MAPS
-from agent.movers.supervisor import MoverOptions, Movers
+from agent.kube.resource import BACKUP_STORAGE_LOCATIONS, CONFIG_MAPS, DATA_UPLOADS
+from agent.movers.spec import JobSpec, Secrets
+from agent.movers.supervisor import JobCallbacks, MoverOptions, Movers
 from agent.repository.create import CreateOptions
 from agent.repository.repository import Repository
 from agent.server.parts import LocalWorkers
 from agent.snapshots.store import list_snapshots
 from agent.storage.open import open_storage
-from agent.testing.fake_movers import FakeMovers, MoverWorld, Script
+from agent.testing.fake_movers import FakeMovers, FakeWork, MoverWorld, Script
 from tests.unit.server.agent_kit import NODE, PASSWORD, AgentWorld
+from tests.unit.server.server_kit import NAMESPACE, upload
 
 GIB = 1 << 30
 
@@ -35,6 +37,7 @@ class Workers(FakeMovers):
         super().__init__(self.jobs, world.clock)
         self.options = MoverOptions()
         self.closed = False
+        self.works: list[FakeWork] = []
         self._error = error
 
     async def warm_up(self) -> None:
@@ -44,6 +47,18 @@ class Workers(FakeMovers):
     def __call__(self, options: MoverOptions) -> AbstractAsyncContextManager[LocalWorkers]:
         self.options = options
         return self._open()
+
+    def rates(self) -> list[float]:
+        """Bytes that each running job may upload a second."""
+        return [work.limits.upload_bytes for work in self.works if work.limits is not None]
+
+    @asynccontextmanager
+    async def job(
+        self, spec: JobSpec, secrets: Secrets, callbacks: JobCallbacks | None = None
+    ) -> AsyncIterator[FakeWork]:
+        async with super().job(spec, secrets, callbacks) as work:
+            self.works.append(work)
+            yield work
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[LocalWorkers]:
@@ -111,18 +126,17 @@ async def test_told_twice_to_end_it_ends_at_once(tmp_path: Path) -> None:
     world = AgentWorld(tmp_path, termination_grace=3_600.0)
     await world.add_node(NODE)
     stuck = Workers(world, Script(seconds=1e6, cancel_seconds=1e6))
-    before = 0.0
-    with pytest.raises(CanceledError, match="told twice"):
-        async with world.agent(stuck) as task:
-            world.stopping._task = task
-            await world.add_backup()
-            await world.until(lambda: world.phase() is Phase.IN_PROGRESS, within=120)
-            world.stopping.ask()
-            await world.clock.sleep(5)
-            before = world.clock.monotonic()
-            world.stopping.ask()
+    async with world.agent(stuck) as task:
+        world.stopping.cancels(task)
+        await world.add_backup()
+        await world.until(lambda: world.phase() is Phase.IN_PROGRESS, within=120)
+        world.stopping.ask()
+        await world.clock.sleep(5)
+        before = world.clock.monotonic()
+        world.stopping.ask()
+        with pytest.raises(CanceledError, match="told twice"):
             await task
-    assert world.clock.monotonic() - before < 60
+        assert world.clock.monotonic() - before < 60
 
 
 async def test_a_mistake_in_the_configuration_is_the_end_with_its_error(tmp_path: Path) -> None:
@@ -168,6 +182,20 @@ async def test_told_to_end_while_it_waits_for_the_api_server_it_ends(tmp_path: P
         await world.clock.sleep(60)
 
 
+async def test_a_missing_location_is_told_before_anything_is_exposed(tmp_path: Path) -> None:
+    world = AgentWorld(tmp_path)
+    await world.add_node(NODE)
+    await world.api.delete(BACKUP_STORAGE_LOCATIONS, Key(NAMESPACE, "default"))
+    await world.api.create(DATA_UPLOADS, upload())
+    key = upload().key
+    async with world.agent(Workers(world)):
+        await world.until(lambda: "Failed" in str(world.api.raw(DATA_UPLOADS, key).get("status")), within=60)
+    failed = await world.api.get(DATA_UPLOADS, key)
+    assert "no backup storage location 'default'" in failed.status.message
+    made = {resource for verb, resource in world.api.requests if verb == "create"}
+    assert not made & {"pods", "persistentvolumeclaims", "volumesnapshots.snapshot.storage.k8s.io"}
+
+
 async def test_without_the_host_path_pod_volumes_are_left_alone(tmp_path: Path) -> None:
     world = AgentWorld(tmp_path, host_pods=str(tmp_path / "not-mounted"))
     await world.add_node(NODE)
@@ -188,6 +216,9 @@ async def test_more_jobs_run_at_once_as_soon_as_the_configuration_says_so(tmp_pa
             await world.add_backup(f"pvb-{number}")
         await world.clock.sleep(60)
         assert workers.jobs.most_at_once == 1
+        shown = world.metrics.render().decode().splitlines()
+        assert 'lighterage_jobs{kind="PodVolumeBackup",state="running"} 1.0' in shown
+        assert 'lighterage_jobs{kind="PodVolumeBackup",state="waiting"} 2.0' in shown
         await world.configure("nac", {"loadConcurrency": {"globalConfig": 3}}, verb="set")
         await world.until(lambda: workers.jobs.most_at_once == 3, within=60)
     assert (await world.told())["ConfigurationChanged"].message == "loadConcurrency.globalConfig: 1 -> 3"
@@ -227,7 +258,7 @@ async def test_the_log_level_follows_the_configuration_and_back(tmp_path: Path) 
         await world.clock.sleep(30)
         await world.configure("lighterage-config", {"logLevel": "error"})
         await world.until(lambda: logging.getLogger().level == logging.ERROR, within=30)
-        await world.api.delete(CONFIG_MAPS, Key("velero", "lighterage-config"))
+        await world.api.delete(CONFIG_MAPS, Key(NAMESPACE, "lighterage-config"))
         await world.until(lambda: logging.getLogger().level == logging.INFO, within=30)
 
 
@@ -238,8 +269,19 @@ async def test_a_pod_volume_that_takes_too_long_is_ended(tmp_path: Path) -> None
     async with world.agent(Workers(world, Script(seconds=1e5))):
         await world.add_backup()
         await world.until(lambda: world.phase().is_final, within=900)
-    status = (await world.backup()).status
-    assert status.phase is Phase.FAILED
-    assert status.start_timestamp is not None
-    assert status.completion_timestamp is not None
-    assert 600 <= (status.completion_timestamp - status.start_timestamp).total_seconds() < 660
+    backup = await world.backup()
+    assert backup.status.phase is Phase.FAILED
+    assert "600 s" in backup.status.message
+
+
+async def test_limits_of_the_node_count_for_jobs_that_run(tmp_path: Path) -> None:
+    world = AgentWorld(tmp_path, node_agent_configmap="nac")
+    await world.add_node(NODE)
+    await world.configure("nac", {"loadConcurrency": {"globalConfig": 2}})
+    await world.configure("lighterage-config", {"limits": {"uploadBytesPerSecond": 1_000}})
+    async with world.agent(workers := Workers(world, Script(seconds=1e5))):
+        await world.add_backup("pvb-1")
+        await world.add_backup("pvb-2")
+        await world.until(lambda: workers.rates() == [500.0, 500.0], within=120)
+        await world.configure("lighterage-config", {"limits": {"uploadBytesPerSecond": 4_000}}, verb="set")
+        await world.until(lambda: workers.rates() == [2_000.0, 2_000.0], within=60)

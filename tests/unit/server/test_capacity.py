@@ -20,28 +20,22 @@ def test_the_smallest_number_that_matches_wins() -> None:
     assert jobs_at_once(LoadConcurrency(2, (_fast(5),)), {"disk": "slow"}) == 2
 
 
-def test_without_a_budget_nothing_is_cut() -> None:
+def test_without_a_budget_workers_have_no_limit() -> None:
     config = AgentConfig(load_concurrency=LoadConcurrency(8))
-    assert capacity(config, {}) == Capacity(8, 0)
+    assert capacity(config, {}) == Capacity(8, AgentLimits())
 
 
 def test_a_budget_is_shared_in_equal_parts() -> None:
     config = AgentConfig(load_concurrency=LoadConcurrency(4), limits=AgentLimits(memory_bytes=4 * GIB))
-    assert capacity(config, {}) == Capacity(4, GIB)
+    assert capacity(config, {}) == Capacity(4, AgentLimits(memory_bytes=4 * GIB, worker_memory_bytes=GIB))
 
 
-def test_workers_that_do_not_fit_into_the_budget_wait() -> None:
-    limits = AgentLimits(memory_bytes=3 * GIB, worker_memory_bytes=GIB)
-    config = AgentConfig(load_concurrency=LoadConcurrency(8), limits=limits)
-    assert capacity(config, {}) == Capacity(3, GIB, is_cut=True)
-
-
-def test_one_job_runs_whatever_the_budget() -> None:
+def test_no_worker_may_take_more_than_the_node() -> None:
     limits = AgentLimits(memory_bytes=GIB, worker_memory_bytes=4 * GIB)
-    config = AgentConfig(load_concurrency=LoadConcurrency(2), limits=limits)
-    assert capacity(config, {}) == Capacity(1, GIB, is_cut=True)
+    assert capacity(AgentConfig(limits=limits), {}).limits.worker_memory_bytes == GIB
 
 
-def test_more_concurrency_later_keeps_to_the_budget_with_workers_as_they_are() -> None:
+def test_workers_keep_the_memory_that_they_were_given_at_the_start() -> None:
     config = AgentConfig(load_concurrency=LoadConcurrency(16), limits=AgentLimits(memory_bytes=4 * GIB))
-    assert capacity(config, {}, worker_memory_bytes=GIB) == Capacity(4, GIB, is_cut=True)
+    later = capacity(config, {}, worker_memory_bytes=GIB)
+    assert later == Capacity(16, AgentLimits(memory_bytes=4 * GIB, worker_memory_bytes=GIB))

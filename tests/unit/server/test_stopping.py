@@ -13,6 +13,7 @@ from agent.server.stopping import Stopping
 
 async def test_the_first_signal_asks_and_the_second_cancels() -> None:
     stopping = Stopping()
+    stopping.cancels(asyncio.current_task())
 
     async def agent() -> None:
         with stopping.on_signals():

@@ -1,0 +1,84 @@
+"""What the state machines of an agent share: who it is, how long things may take, and who else is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.base.clock import Clock
+from agent.controllers.job import Job
+from agent.controllers.moving import Movings
+from agent.controllers.prepare_queue import PrepareQueue
+from agent.controllers.slots import Slots
+from agent.controllers.status import StatusWriter
+from agent.controllers.stock import StockMovers
+from agent.movers.supervisor import JobCallbacks
+
+Again = float | None
+"""Seconds after which to look again without an event; None: an event comes, or the next resync is soon enough."""
+
+
+class NodeLiveness(Protocol):
+    """Which agents are alive (contract §2.5)."""
+
+    def is_dead(self, node: str) -> bool:
+        """Whether nobody has looked after the objects of this node for so long that others have to end them.
+
+        Also true of a node that has had no agent for so long, and of one that does not exist.
+        """
+        ...
+
+
+async def nothing_to_check(_: Job) -> None:
+    """For agents that find out about mistakes only when they come upon them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds."""
+
+    prepare: float = 1800.0
+    """From Accepted to InProgress (`--data-mover-prepare-timeout`)."""
+    others: float = 120.0
+    """How much later another agent ends what its own agent should have ended."""
+    force_prepared: float = 300.0
+    force_running: float = 3600.0
+    """After `cancel` was first seen: any agent ends the object, before and after it is InProgress."""
+    restart: float = 600.0
+    """For what a restarted agent needs to go on with an object that was InProgress."""
+    kill: float = 120.0
+    """After a cancel: work that has not ended by then is ended by force."""
+    refused: float = 60.0
+    """How long the API server may refuse what has to be done for an object until that is its end."""
+    look_again: float = 5.0
+    """At objects that wait for something that no event tells of."""
+    resync: float = 60.0
+    claim_spread: float = 1.0
+    """Agents that may all accept an object try within so long, one after the other."""
+    spread: float = 15.0
+    """The same for ending what another agent should have ended."""
+    tell: float = 15.0
+    """What is waited for is told in the object after so long, and then ever more seldom."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What all machines of an agent share."""
+
+    node: str
+    clock: Clock
+    writer: StatusWriter
+    slots: Slots
+    nodes: NodeLiveness
+    movings: Movings
+    queue: PrepareQueue
+    stock: StockMovers
+    time_limit: Callable[[Job], float] = lambda _: 0.0
+    """Seconds that this object may be InProgress; 0: any time."""
+    callbacks: Callable[[Job], JobCallbacks | None] = lambda _: None
+    check: Callable[[Job], Awaitable[None]] = nothing_to_check
+    """Raises what can be known to be wrong before a volume is exposed."""
+    timing: Timing = field(default_factory=Timing)
+    draining: bool = False
+    """Whether the agent ends: nothing is begun or decided any more."""

@@ -1,0 +1,122 @@
+"""What an agent remembers of the objects that it sees: when it saw what, and what it has decided.
+
+Nothing in here has to survive: a restarted agent finds all that matters in the objects. Times are monotonic, so that a
+clock that is set does not make anything too late; timestamps of objects count only for what was before the first sight.
+An object that was made anew under the same name is another one, of which nothing is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import blake2b
+from typing import Generic
+
+from agent.base.clock import Clock
+from agent.controllers.job import JobT, accepted_at
+from agent.kube.job import Phase
+from agent.kube.meta import Key
+from agent.kube.times import ns_from_time
+
+_NS = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Generic[JobT]):
+    """How an object is to end, until that is written."""
+
+    phase: Phase
+    message: str
+    change: Callable[[JobT], JobT] | None
+    since: float
+    node: str
+    """Whose it was when this was decided: an object that another agent has taken meanwhile is judged anew."""
+
+
+@dataclass(slots=True)
+class Remembered(Generic[JobT]):
+    """One object. Times are `Clock.monotonic()`."""
+
+    uid: str
+    phase: Phase
+    phase_since: float
+    """When it was first seen in its phase."""
+    accepted: float = 0.0
+    """When its preparation began, as far as can be known."""
+    started: float = 0.0
+    """When it became InProgress, as far as can be known."""
+    canceled: float | None = None
+    """When it was first seen to be canceled."""
+    waiting: str = ""
+    """What it waits for."""
+    waiting_told: float | None = None
+    exposed: bool = False
+    """Whether this agent may have made something for it that is not known to be removed."""
+    trying: float | None = None
+    """Since when its volume is not to be had; None when it was the last time."""
+    refused: float | None = None
+    """Since when the API server refuses what has to be done for it."""
+    orphan: float | None = None
+    """Since when nobody seems to look after it."""
+    looked_up: int = 0
+    """How often it was asked elsewhere whether it can be taken."""
+    not_before: float = 0.0
+    """When it is asked again."""
+    cleaning: float | None = None
+    finishing: float | None = None
+    progress_shown: float | None = None
+    overrun: str = ""
+    """Why its work was stopped although nobody canceled it."""
+    verdict: Verdict[JobT] | None = None
+    ended: bool = False
+    """Whether its final phase is written by us; the store may not show it yet."""
+
+    def since(self, moment: float | None, clock: Clock) -> float:
+        """Seconds since a moment; 0 when there was none."""
+        return 0.0 if moment is None else clock.monotonic() - moment
+
+
+class Memory(Generic[JobT]):
+    """The objects of one kind, each until it is gone."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._objects: dict[Key, Remembered[JobT]] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def knows_another(self, job: JobT) -> bool:
+        """Whether an object of the same name, but not this one, is remembered."""
+        known = self._objects.get(job.key)
+        return known is not None and known.uid != job.metadata.uid
+
+    def of(self, job: JobT) -> Remembered[JobT]:
+        """What is known of an object, brought up to date with how it looks now."""
+        known = self._objects.get(job.key)
+        now = self._clock.monotonic()
+        if known is None or known.uid != job.metadata.uid:
+            known = self._objects[job.key] = Remembered(job.metadata.uid, job.status.phase, now)
+            known.accepted = now - self._past(None if job.status.phase.is_new else accepted_at(job))
+            known.started = now - self._past(job.status.start_timestamp)
+        elif known.phase is not job.status.phase:
+            if known.phase.is_new:
+                known.accepted = now
+            if known.phase.is_new or known.phase in {Phase.ACCEPTED, Phase.PREPARED}:
+                known.started = now
+            known.phase, known.phase_since = job.status.phase, now
+        return known
+
+    def forget(self, key: Key) -> None:
+        """The object is gone, or final and nothing is left to do."""
+        self._objects.pop(key, None)
+
+    def _past(self, stamp: datetime | None) -> float:
+        """Seconds since a timestamp by this machine's clock; what lies in the future is now."""
+        return 0.0 if stamp is None else max(0.0, (self._clock.now_ns() - ns_from_time(stamp)) / _NS)
+
+
+def share(node: str, uid: str) -> float:
+    """A number from 0 to 1 that differs between nodes: agents that could all do the same thing come one by one."""
+    return int.from_bytes(blake2b(f"{node}/{uid}".encode(), digest_size=4).digest()) / 2**32

@@ -1,0 +1,124 @@
+"""Objects of other agents, and of none: what is left to others when their own agent does not come (contract §2.5).
+
+Every agent sees every object, so whatever any of them may do is done by one: they come at different moments, write onto
+the version that they saw, and who comes second finds it done.
+"""
+
+from __future__ import annotations
+
+from typing import Generic
+
+from agent.base.errors import CanceledError, ExposeTimeout, LighterageError, NodeLost
+from agent.controllers.context import Again, Context
+from agent.controllers.finish import Finisher
+from agent.controllers.job import JobT, with_finalizer, with_status
+from agent.controllers.kind import JobKind
+from agent.controllers.memory import Remembered, share
+from agent.kube.job import Phase
+
+_LOOK_UP_SECONDS = 120.0
+_MAX_DOUBLINGS = 5
+
+
+class Rescuer(Generic[JobT]):
+    """The objects of one kind that this agent does not work on."""
+
+    def __init__(self, kind: JobKind[JobT], context: Context, finisher: Finisher[JobT]) -> None:
+        self._kind = kind
+        self._context = context
+        self._finisher = finisher
+
+    async def look(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        """End it, or take it over, if its own agent is gone or lets it wait beyond all bounds."""
+        node, timing = self._kind.node(job), self._context.timing
+        if not node:
+            return await self._nobodys(job, memory)
+        if self._context.nodes.is_dead(node):
+            return await self._abandoned(job, memory, node)
+        memory.orphan = None
+        if job.status.phase is Phase.ACCEPTED:
+            bound = timing.prepare + timing.others
+            waited = memory.since(memory.phase_since, self._context.clock)
+            if waited > bound + share(self._context.node, memory.uid) * timing.spread:
+                error = f"the agent of the node {node} did not make the volume accessible within {bound:.0f} s"
+                return await self._finisher.end_at_once(job, memory, ExposeTimeout(error, hint="see that agent's log"))
+        return None
+
+    async def canceled(self, job: JobT, memory: Remembered[JobT], reason: str) -> Again:
+        """End what is to be canceled: at once where nobody works on it, else when its agent had its time."""
+        timing, node, phase = self._context.timing, self._kind.node(job), job.status.phase
+        error = CanceledError(reason)
+        has_agent = bool(node) and not self._context.nodes.is_dead(node)
+        if phase.is_new:
+            patience = timing.others if has_agent else timing.claim_spread
+        elif not has_agent:
+            patience = timing.spread
+        elif phase in {Phase.IN_PROGRESS, Phase.CANCELING}:
+            patience = timing.force_running + timing.spread
+        else:
+            patience = timing.force_prepared + timing.spread
+        due = patience - (1 - share(self._context.node, memory.uid)) * min(timing.spread, patience)
+        waited = memory.since(memory.canceled, self._context.clock)
+        if waited < due:
+            return due - waited
+        return await self._finisher.end_at_once(job, memory, error)
+
+    async def unclaimed(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        """A new object that only another node's agent may take."""
+        node = self._kind.node(job)
+        if not node:
+            return await self._nobodys(job, memory)
+        if self._context.nodes.is_dead(node):
+            return await self._abandoned(job, memory, node)
+        memory.orphan = None
+        return None
+
+    async def _abandoned(self, job: JobT, memory: Remembered[JobT], node: str) -> Again:
+        """Its agent is dead, or never was."""
+        if (wait := self._turn(memory, self._context.timing.spread)) is not None:
+            return wait
+        if job.status.phase is Phase.ACCEPTED and self._kind.is_anybodys:
+            return await self._take_over(job)
+        state = job.status.phase or Phase.NEW
+        error = NodeLost(
+            f"the node {node} or the agent on it is gone, while the {self._kind.name} was {state}",
+            hint="see why, and repeat the backup or restore",
+        )
+        return await self._finisher.end_at_once(job, memory, error)
+
+    async def _nobodys(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        """It names no node: given back by its agent, or of a kind or server that does not say."""
+        timing = self._context.timing
+        if job.status.phase is Phase.ACCEPTED and self._kind.is_anybodys:
+            if (wait := self._turn(memory, timing.claim_spread)) is not None:
+                return wait
+            return await self._take_over(job)
+        if (wait := self._turn(memory, self._next_look_up(memory))) is not None:
+            return wait
+        found = await self._kind.locate(job)
+        memory.looked_up += 1
+        if isinstance(found, str) and found and self._context.nodes.is_dead(found):
+            found = NodeLost(f"the node {found} or the agent on it is gone", hint="see why, and repeat the restore")
+        if isinstance(found, LighterageError):
+            return await self._finisher.end_at_once(job, memory, found)
+        memory.orphan = None
+        return None
+
+    async def _take_over(self, job: JobT) -> Again:
+        """Go on with an accepted object whose agent cannot; how long it may take counts on."""
+        taken = with_status(job, accepted_by_node=self._context.node)
+        await self._context.writer.write(self._kind.resource, job, with_finalizer(taken, self._kind.finalizer))
+        return None
+
+    def _next_look_up(self, memory: Remembered[JobT]) -> float:
+        """Seconds until it is asked where the object belongs: ever more, since that costs requests."""
+        return _LOOK_UP_SECONDS * 2.0 ** min(memory.looked_up, _MAX_DOUBLINGS)
+
+    def _turn(self, memory: Remembered[JobT], spread: float) -> Again:
+        """Seconds until it is this agent's turn; None when it is."""
+        clock = self._context.clock
+        if memory.orphan is None:
+            memory.orphan = clock.monotonic()
+        due = share(self._context.node, f"{memory.uid}/{memory.looked_up}") * spread
+        waited = memory.since(memory.orphan, clock)
+        return due - waited if waited < due else None

@@ -1,0 +1,258 @@
+"""Objects whose own agent does not come: its node is dead, it never was, or what they need is gone (contract §2.5)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from itertools import pairwise
+
+import pytest
+
+from agent.base.errors import KubeForbidden, LocationNotFound
+from agent.controllers.job import WAITING_ANNOTATION, Job
+from agent.kube.job import Phase
+from agent.kube.meta import Key
+from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES, PODS
+from agent.testing.fake_movers import Script
+from tests.unit.controllers.controllers_kit import NAMESPACE, NODES, Cluster, Server
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    cluster = Cluster(random.Random(1))
+    yield cluster
+    await cluster.stop()
+
+
+async def test_a_dead_nodes_running_upload_is_failed_and_cleaned_by_another_agent_within_a_minute(
+    cluster: Cluster,
+) -> None:
+    cluster.moved.script = lambda _: Script(seconds=1000)
+    await cluster.upload("u", node=NODES[1])
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.run(30)
+    await cluster.kill_agent(NODES[1])
+    cluster.liveness.dead.add(NODES[1])
+    await cluster.run(90)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.phase is Phase.FAILED
+    assert upload.status.message.startswith(f"expose.node-lost: the node {NODES[1]}")
+    assert upload.metadata.finalizers == ()
+    assert not cluster.exposed["upload"].left
+
+
+async def test_an_accepted_upload_is_taken_over_when_its_agent_is_dead(cluster: Cluster) -> None:
+    await cluster.upload("u", node=NODES[1], seconds=20.0)
+    cluster.start_agent(NODES[0])
+    await cluster.run(5)
+    await cluster.kill_agent(NODES[0])
+    cluster.start_agent(NODES[1])
+    cluster.start_agent(NODES[2])
+    cluster.liveness.dead.add(NODES[0])
+    await cluster.run(150)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.phase is Phase.COMPLETED
+    assert upload.status.node == NODES[1]
+
+
+async def test_what_an_ending_agent_accepted_is_given_back_and_done_by_another(cluster: Cluster) -> None:
+    await cluster.upload("u", node=NODES[1], seconds=20.0)
+    cluster.start_agent(NODES[0])
+    await cluster.run(5)
+    cluster.start_agent(NODES[2])
+    await cluster.controllers[NODES[0]].drain(5)
+    await cluster.kill_agent(NODES[0])
+    await cluster.run(5)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.phase is Phase.ACCEPTED
+    assert upload.status.accepted_by_node == NODES[2]
+
+
+async def test_a_drained_agents_running_upload_stays_in_progress_and_is_gone_on_with(cluster: Cluster) -> None:
+    cluster.moved.script = lambda _: Script(seconds=40)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    await cluster.controllers[NODES[0]].drain(5)
+    assert not any(cluster.moved.active.values())
+    await cluster.kill_agent(NODES[0])
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.IN_PROGRESS
+    cluster.start_agent(NODES[0])
+    await cluster.run(90)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.COMPLETED
+
+
+async def test_a_pod_volume_backup_of_a_node_without_an_agent_is_failed(cluster: Cluster) -> None:
+    await cluster.pod_backup("b", node="no-such-node")
+    cluster.liveness.dead.add("no-such-node")
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.run(90)
+    backup = await cluster.kube.get(POD_VOLUME_BACKUPS, Key(NAMESPACE, "b"))
+    assert backup.status.phase is Phase.FAILED
+    assert "no-such-node" in backup.status.message
+
+
+@pytest.mark.parametrize("minor", [16, 18])
+async def test_a_pod_volume_restore_whose_pod_is_gone_is_failed(minor: int) -> None:
+    cluster = Cluster(random.Random(1), server=Server(minor))
+    await cluster.pod_restore("r")
+    await cluster.kube.delete(PODS, Key("app", "r"))
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.run(300)
+    restore = await cluster.kube.get(POD_VOLUME_RESTORES, Key(NAMESPACE, "r"))
+    assert restore.status.phase is Phase.FAILED
+    assert restore.status.message == "expose.source-gone: the pod app/r does not exist any more"
+    await cluster.stop()
+
+
+async def test_a_pod_volume_restore_of_another_node_is_left_to_it(cluster: Cluster) -> None:
+    await cluster.pod_restore("r", node="other")
+    cluster.start_agent(NODES[0])
+    await cluster.run(4000)
+    assert (await cluster.phase_of(POD_VOLUME_RESTORES, "r")).is_new
+    looked = sum(request == ("get", "pods") for request in cluster.kube.requests)
+    assert 1 <= looked <= 10
+
+
+async def test_a_download_whose_claim_never_comes_is_failed_after_the_time_limit(cluster: Cluster) -> None:
+    await cluster.download("d", claim=False)
+    cluster.start_agent(NODES[0])
+    await cluster.run(1700)
+    assert (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+    await cluster.run(200)
+    download = await cluster.kube.get(DATA_DOWNLOADS, Key(NAMESPACE, "d"))
+    assert download.status.phase is Phase.FAILED
+    assert "app/d" in download.status.message
+    assert sum(verb == "get" for verb, _ in cluster.kube.requests) < 20
+
+
+async def test_a_prepared_upload_may_wait_for_a_slot_for_hours() -> None:
+    cluster = Cluster(random.Random(1), concurrency=1)
+    cluster.moved.script = lambda _: Script(seconds=7200)
+    await cluster.upload("first")
+    await cluster.upload("second")
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.run(7300)
+    phases = {await cluster.phase_of(DATA_UPLOADS, name) for name in ("first", "second")}
+    assert phases == {Phase.COMPLETED, Phase.IN_PROGRESS}
+    await cluster.stop()
+
+
+async def test_what_is_wrong_from_the_start_is_told_before_anything_is_exposed() -> None:
+    async def check(job: Job) -> None:
+        raise LocationNotFound("the backup storage location default does not exist")
+
+    cluster = Cluster(random.Random(1), check=check)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(10)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.message.startswith("location.not-found:")
+    assert ("create", "pods") not in cluster.kube.requests
+    await cluster.stop()
+
+
+async def test_a_missing_right_fails_an_upload_within_minutes_and_is_the_message(cluster: Cluster) -> None:
+    cluster.kube.fail("create", "pods", KubeForbidden("cannot create pods: no such right"), times=10_000)
+    cluster.kube.fail("get", "pods", KubeForbidden("cannot get pods: no such right"), times=10_000)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(240)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.phase is Phase.FAILED
+    assert upload.status.message.startswith("kube.forbidden:")
+
+
+async def test_a_long_wait_says_for_what_in_the_object(cluster: Cluster) -> None:
+    await cluster.upload("u", seconds=1e6)
+    cluster.start_agent(NODES[0])
+    await cluster.run(60)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.metadata.annotations[WAITING_ANNOTATION] == "the volume is being made"
+    before = len(cluster.kube.requests)
+    await cluster.run(600)
+    patches = [request for request in cluster.kube.requests[before:] if request[0] == "patch"]
+    assert len(patches) <= 10
+
+
+async def test_an_object_that_cannot_be_read_keeps_its_worker_and_is_named(cluster: Cluster) -> None:
+    cluster.moved.script = lambda _: Script(seconds=60)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    value = cluster.kube.raw(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    cluster.kube.put_raw(DATA_UPLOADS, {**value, "status": {"phase": "Dreaming"}})
+    await cluster.run(5)
+    assert list(cluster.controllers[NODES[0]].unreadable) == ["DataUpload velero/u"]
+    assert sum(cluster.moved.active.values()) == 1
+    cluster.kube.put_raw(DATA_UPLOADS, value)
+    await cluster.run(120)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.COMPLETED
+    assert not cluster.moved.doubled
+
+
+async def test_a_worker_that_does_not_end_on_a_cancel_is_ended_by_force(cluster: Cluster) -> None:
+    cluster.moved.script = lambda _: Script(seconds=1e6, deaf=True)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    await cluster.patch(DATA_UPLOADS, "u", {"spec": {"cancel": True}})
+    await cluster.run(180)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.phase is Phase.CANCELED
+    assert upload.status.message == "canceled: spec.cancel was set"
+    assert not any(cluster.moved.active.values())
+
+
+async def test_work_that_takes_longer_than_allowed_is_failed_with_that_reason() -> None:
+    cluster = Cluster(random.Random(1), time_limit=lambda _: 60.0)
+    cluster.moved.script = lambda _: Script(seconds=1000)
+    await cluster.pod_backup("b")
+    cluster.start_agent(NODES[0])
+    await cluster.run(120)
+    backup = await cluster.kube.get(POD_VOLUME_BACKUPS, Key(NAMESPACE, "b"))
+    assert backup.status.phase is Phase.FAILED
+    assert "longer than the 60 s" in backup.status.message
+    await cluster.stop()
+
+
+@pytest.mark.parametrize(("minor", "phase"), [(16, Phase.FAILED), (17, Phase.CANCELED), (18, Phase.CANCELED)])
+async def test_a_canceled_pod_volume_restore_is_canceled_where_the_server_knows_that(minor: int, phase: Phase) -> None:
+    cluster = Cluster(random.Random(1), server=Server(minor))
+    cluster.moved.script = lambda _: Script(seconds=1000)
+    await cluster.pod_restore("r")
+    cluster.start_agent(NODES[0])
+    await cluster.run(20)
+    await cluster.patch(POD_VOLUME_RESTORES, "r", {"spec": {"cancel": True}})
+    await cluster.run(15)
+    assert await cluster.phase_of(POD_VOLUME_RESTORES, "r") is phase
+    await cluster.stop()
+
+
+async def test_progress_is_written_every_ten_seconds_also_while_it_is_being_canceled(cluster: Cluster) -> None:
+    cluster.moved.script = lambda _: Script(seconds=1000, deaf=True)
+    moments: list[float] = []
+
+    def observe(name: str, before: object, after: object) -> None:
+        done = [_done(value) for value in (before, after)]
+        if name == DATA_UPLOADS.name and done[0] != done[1]:
+            moments.append(cluster.clock.monotonic())
+
+    cluster.kube.observers.append(observe)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(60)
+    await cluster.patch(DATA_UPLOADS, "u", {"spec": {"cancel": True}})
+    await cluster.run(60)
+    gaps = [after - before for before, after in pairwise(moments)]
+    assert len(gaps) >= 8
+    assert all(10.0 <= gap <= 15.0 for gap in gaps)
+
+
+def _done(value: object) -> object:
+    status = value.get("status", {}) if isinstance(value, dict) else {}
+    return status.get("progress", {}).get("bytesDone")

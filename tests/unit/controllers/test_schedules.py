@@ -1,0 +1,43 @@
+"""Hundreds of random histories: agents die, the API server is away, objects are canceled, and everything still ends.
+
+One seed is one history, exactly: `CONTROLLER_SEED=123 pytest tests/unit/controllers/test_schedules.py` repeats one.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from agent.testing.virtual_loop import VirtualLoop
+from tests.unit.controllers.schedules_kit import Schedule
+
+COUNT = 300
+PARTS = 10
+
+
+def play(seed: int) -> Schedule:
+    with VirtualLoop() as loop:
+        schedule = Schedule(seed, loop)
+        loop.run_until_complete(schedule.run())
+    return schedule
+
+
+def _seeds(part: int) -> list[int]:
+    given = os.environ.get("CONTROLLER_SEED")
+    if given:
+        return [int(given)] if part == 0 else []
+    return list(range(part, COUNT, PARTS))
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_whatever_happens_every_object_ends_once_and_nothing_is_left(part: int) -> None:
+    for seed in _seeds(part):
+        schedule = play(seed)
+        if schedule.wrong:
+            story = "\n  ".join(["", *schedule.log])
+            pytest.fail(f"{'; '.join(schedule.wrong)}\nCONTROLLER_SEED={seed}{story}", pytrace=False)
+
+
+def test_a_seed_repeats_its_history() -> None:
+    assert play(7).log == play(7).log

@@ -1,0 +1,123 @@
+"""Taking a node over from the stock agent while its mover pods run (contract §13.14)."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from agent.kube.codec import JsonObject
+from agent.kube.job import Phase
+from agent.kube.meta import Key
+from agent.kube.resource import DATA_UPLOADS, PODS
+from tests.unit.controllers.controllers_kit import NAMESPACE, NODES, Cluster
+
+RESULT = '{"snapshotID":"stock-snapshot","emptySnapshot":false,"totalBytes":7,"incrementalBytes":3}'
+
+
+async def stock_upload(cluster: Cluster, phase: str) -> None:
+    """An upload that the stock agent brought as far as that, with its pod."""
+    upload = await cluster.upload("u")
+    value = cluster.kube.raw(DATA_UPLOADS, upload.key)
+    status: JsonObject = {"phase": phase, "acceptedByNode": NODES[0], "acceptedTimestamp": "2026-01-01T00:00:00Z"}
+    if phase != "Accepted":
+        status["node"] = NODES[0]
+    if phase == "InProgress":
+        status["startTimestamp"] = "2026-01-01T00:00:05Z"
+    metadata = value["metadata"]
+    assert isinstance(metadata, dict)
+    metadata["finalizers"] = ["velero.io/data-upload-download-finalizer"]
+    cluster.kube.put_raw(DATA_UPLOADS, {**value, "status": status})
+    owner: JsonObject = {
+        "apiVersion": "velero.io/v2alpha1",
+        "kind": "DataUpload",
+        "name": "u",
+        "uid": upload.metadata.uid,
+        "controller": True,
+    }
+    pod: JsonObject = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "u",
+            "namespace": NAMESPACE,
+            "uid": "stock-pod",
+            "labels": {"velero.io/data-upload": "u"},
+            "ownerReferences": [owner],
+        },
+        "spec": {
+            "nodeName": NODES[0],
+            "containers": [{"name": upload.metadata.uid, "command": ["/velero", "data-mover", "backup"]}],
+        },
+        "status": {"phase": "Running"},
+    }
+    cluster.kube.put_raw(PODS, pod)
+
+
+def end_pod(cluster: Cluster, message: str, *, code: int = 0) -> None:
+    value = cluster.kube.raw(PODS, Key(NAMESPACE, "u"))
+    spec = value["spec"]
+    assert isinstance(spec, dict)
+    containers = spec["containers"]
+    assert isinstance(containers, list)
+    assert isinstance(containers[0], dict)
+    ended: JsonObject = {"name": containers[0]["name"], "state": {"terminated": {"exitCode": code, "message": message}}}
+    phase = "Failed" if code else "Succeeded"
+    cluster.kube.put_raw(PODS, {**value, "status": {"phase": phase, "containerStatuses": [ended]}})
+
+
+async def test_a_running_stock_mover_is_followed_to_its_result() -> None:
+    cluster = Cluster(random.Random(1))
+    await stock_upload(cluster, "InProgress")
+    cluster.start_agent(NODES[0])
+    await cluster.run(60)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.IN_PROGRESS
+    end_pod(cluster, RESULT)
+    await cluster.run(60)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert (upload.status.phase, upload.status.snapshot_id) == (Phase.COMPLETED, "stock-snapshot")
+    assert upload.status.progress.total_bytes == 7
+    assert not cluster.moved.started
+    await cluster.stop()
+
+
+async def test_a_stock_mover_that_fails_is_the_message() -> None:
+    cluster = Cluster(random.Random(1))
+    await stock_upload(cluster, "InProgress")
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    end_pod(cluster, "data path backup failed: disk on fire", code=1)
+    await cluster.run(60)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.phase is Phase.FAILED
+    assert "disk on fire" in upload.status.message
+    await cluster.stop()
+
+
+@pytest.mark.parametrize("phase", ["Accepted", "Prepared"])
+async def test_a_stock_mover_that_has_not_begun_goes_and_the_upload_is_done_by_us(phase: str) -> None:
+    cluster = Cluster(random.Random(1))
+    await stock_upload(cluster, phase)
+    cluster.start_agent(NODES[0])
+    await cluster.run(60)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert (upload.status.phase, upload.status.snapshot_id) == (Phase.COMPLETED, "snapshot-of-DataUpload/u")
+    assert not (await cluster.kube.list(PODS)).items
+    await cluster.stop()
+
+
+async def test_the_agent_ending_leaves_a_stock_mover_to_the_next_one() -> None:
+    cluster = Cluster(random.Random(1))
+    await stock_upload(cluster, "InProgress")
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    await cluster.controllers[NODES[0]].drain(5)
+    await cluster.kill_agent(NODES[0])
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert (upload.status.phase, upload.spec.cancel) == (Phase.IN_PROGRESS, False)
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    end_pod(cluster, RESULT)
+    await cluster.run(60)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.COMPLETED
+    await cluster.stop()
