@@ -1,4 +1,4 @@
-"""Outages with real processes: agents, workers, nodes, the API server and the object store end, or are away for a while.
+"""Outages with real processes: agents, workers, nodes, API server and object store end, or are away for a while.
 
 Numbers are those of the contract's acceptance list (§12).
 """
