@@ -26,14 +26,14 @@ class Agents:
         self._plane = plane
         self._nodes = nodes
         self._velero = velero
-        self._kubeconfig = Path()
+        self.kubeconfig = Path()
         self._running: dict[str, ChildProgram] = {}
         self._flags: dict[str, tuple[str, ...]] = {}
         self._ports: dict[str, int] = {}
 
     def install(self) -> None:
         self._plane.kubectl("apply", "--server-side", "--force-conflicts", f"-k={_MANIFEST}")
-        self._kubeconfig = self._plane.service_account(NAMESPACE, "node-agent")
+        self.kubeconfig = self._plane.service_account(NAMESPACE, "node-agent")
 
     def start(self, node: str, *flags: str) -> None:
         folder = self._plane.folder / f"agent-{node}"
@@ -42,7 +42,7 @@ class Agents:
             LIGHTER,
             "agent",
             "run",
-            f"--kubeconfig={self._kubeconfig}",
+            f"--kubeconfig={self.kubeconfig}",
             f"--host-pods={self._nodes.pods_folder(node)}",
             f"--metrics-address=127.0.0.1:{port}",
             f"--node-agent-configmap={STOCK_CONFIG}",
