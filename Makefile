@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv native lint types layers unit storage interop crash controlplane test demo bench lock clean
+.PHONY: help venv native lint types layers unit storage interop crash controlplane test demo bench generated lock clean
+.PHONY: image cluster cluster-down cluster-demo cluster-bench cluster-test e2e
 
 help:  ## what can be done here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(VENV)/.installed: pyproject.toml requirements.lock requirements-test.lock agent/native/*.c agent/native/*.h
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-test.lock setup.py proto/*/*/*.proto agent/native/*.c agent/native/*.h
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-test.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -17,9 +18,11 @@ $(VENV)/.installed: pyproject.toml requirements.lock requirements-test.lock agen
 
 venv: $(VENV)/.installed  ## .venv with the pinned libraries, the native module and the `lighter` command
 
-lint: venv  ## ruff: style and format
+lint: venv  ## ruff and buf: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/buf lint proto
+	$(BIN)/buf format --exit-code --diff proto
 
 types: venv  ## mypy --strict
 	$(BIN)/mypy
@@ -28,6 +31,8 @@ layers: venv  ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
 unit: venv  ## unit and property tests
+	@hack/tool helm >/dev/null
+	@hack/system-packages prometheus
 	$(BIN)/pytest tests/unit -n 2
 
 storage: venv  ## storage tests against real servers on loopback
@@ -44,7 +49,28 @@ controlplane: venv  ## the agent on a real API server, with CSI and Velero; only
 	@hack/system-packages etcd-server
 	$(BIN)/pytest tests/controlplane -n 3 --dist loadfile
 
-test: lint types layers unit storage interop crash  ## everything that has to pass
+test: lint types layers unit storage interop crash cluster-test  ## everything that has to pass
+
+image: venv  ## the agent's container image, without Docker; prints where it is
+	hack/image agent
+
+cluster: venv  ## a real Kubernetes node with Velero and the agent (AGENT=stock for Velero's own); docs/cluster.md
+	hack/cluster up $(if $(AGENT),--agent $(AGENT))
+
+cluster-down:  ## end it, and forget what it kept
+	hack/cluster down --purge
+
+cluster-demo: cluster  ## the whole story on a real cluster: back up, lose, restore a shop
+	hack/cluster run $(BIN)/python -m hack.node.demo
+
+cluster-bench: cluster  ## our agent beside Velero's own on the same cluster
+	hack/cluster run $(BIN)/python -m hack.node.compare
+
+cluster-test: venv  ## end to end on the real cluster: what continuous integration runs
+	hack/e2e
+
+e2e: venv  ## end to end on the real cluster: all of it
+	hack/e2e all
 
 demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
 	$(BIN)/python -m hack.demo
@@ -52,10 +78,13 @@ demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
 bench: venv  ## beside kopia and restic on the same data (ROW=small, STORE=s3, ROUNDS=n)
 	$(BIN)/python -m hack.bench $(addprefix --row ,$(ROW)) $(if $(STORE),--store $(STORE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+generated: venv  ## files that are made from code: references, dashboard, rules for Prometheus' operator
+	for name in cli_docs config_docs metrics_docs permissions_docs troubleshooting_docs dashboard prometheus_rule; do $(BIN)/python -m hack.$$name; done
+
 lock: venv  ## resolve the pinned versions anew
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.11 --extra test -c requirements.lock pyproject.toml requirements-build.in -o requirements-test.lock
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) build dist *.egg-info agent/_native*.so
+	rm -rf $(VENV) build dist *.egg-info agent/_native*.so agent/control/v1

@@ -149,7 +149,7 @@ def index_rows(places: Mapping[_Key, bytes], contents: Sequence[_Key], /) -> tup
 # memory.c
 
 def return_large_blocks() -> None:
-    """Have the C library give blocks of 128 KiB and more back to the system when they are freed, for the whole process.
+    """Have the C library give blocks of 1 MiB and more back to the system when they are freed, for the whole process.
 
     For programs, at their start. Does nothing where the C library is not glibc.
     """

@@ -2,10 +2,14 @@
 
 import os
 import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from agent.testing import loop_device
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,3 +47,12 @@ def golden_repository(golden: Path, tmp_path: Path):  # type: ignore[no-untyped-
         return tmp_path / "golden" / name
 
     return unpack
+
+
+@pytest.fixture
+def attached() -> Iterator[Callable[[Path], Path]]:
+    """`attached(file)` is the block device over a file until the test ends. The test fails where there can be none."""
+    if loop_device.declared_absent():
+        pytest.skip(f"{loop_device.ABSENT} is set")
+    with ExitStack() as devices:
+        yield lambda backing: devices.enter_context(loop_device.loop_device(backing))

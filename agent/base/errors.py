@@ -408,3 +408,43 @@ class MoverUnsupported(MoverError, code="mover.unsupported", exit_status=96):
 
 class MoverProtocolError(MoverError, code="mover.protocol", exit_status=95):
     """What came from the other side of a worker's socket cannot be understood."""
+
+
+class ControlError(LighterageError, code="control.failed", exit_status=80):
+    """The control API of an agent did not do what was asked."""
+
+
+class ControlUnreachable(ControlError, code="control.unreachable", exit_status=81, retryable=True):
+    """Nobody answers at the address or socket of an agent, or it breaks off."""
+
+
+class ControlDeadline(ControlError, code="control.deadline", exit_status=81, retryable=True):
+    """The answer did not come within the time that the caller gave it."""
+
+
+class ControlUnauthenticated(ControlError, code="control.unauthenticated", exit_status=82):
+    """The caller did not show who it is, or its token or certificate is not accepted (any more)."""
+
+
+class ControlForbidden(ControlError, code="control.forbidden", exit_status=83):
+    """The caller lacks the right to this method."""
+
+
+class ControlJobNotFound(ControlError, code="control.job-not-found", exit_status=84):
+    """There is no object of this kind and name."""
+
+
+class ControlNotCancelable(ControlError, code="control.not-cancelable", exit_status=85):
+    """The installed Velero does not know canceled objects of this kind."""
+
+
+class ControlBusy(ControlError, code="control.busy", exit_status=86, retryable=True):
+    """The agent does as much as it may for callers already."""
+
+
+class ControlUnsupported(ControlError, code="control.unsupported", exit_status=87):
+    """The agent does not know the method: it is of another release."""
+
+
+class ControlJobFailed(ControlError, code="control.job-failed", exit_status=88):
+    """The job that was watched has ended, and not well."""

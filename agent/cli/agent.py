@@ -1,4 +1,4 @@
-"""`lighter agent run`: the daemon, with every flag of Velero's `node-agent server`."""
+"""`lighter agent`: the daemon, with every flag of Velero's `node-agent server`, and commands that ask daemons."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import click
 import msgspec
 
 from agent.base.errors import ConfigurationError
+from agent.cli.agent_jobs import cancel, jobs, watch
+from agent.cli.agent_snapshots import cat, ls, restore
+from agent.cli.agent_state import limits, status
 from agent.cli.console import json_result, print_json, print_table
 from agent.cli.go_flags import GoDuration, comma_list, ignored_flags
 from agent.server.flags import (
+    DEFAULT_CONTROL_SOCKET,
     DEFAULT_METRICS_ADDRESS,
     DEFAULT_NAMESPACE,
     DEFAULT_OWN_CONFIGMAP,
@@ -42,7 +46,11 @@ class CheckResult(msgspec.Struct, frozen=True, rename="camel"):
 
 @click.group()
 def agent() -> None:
-    """Run the agent of a Kubernetes node in place of Velero's."""
+    """Run the agent of a Kubernetes node in place of Velero's, and ask agents that run."""
+
+
+for _command in (status, jobs, watch, cancel, limits, ls, cat, restore):
+    agent.add_command(_command)
 
 
 @agent.command(
@@ -119,6 +127,22 @@ def agent() -> None:
     help="The `pods` folder of the kubelet's root.",
 )
 @click.option("--cache-dir", default="", metavar="DIR", help="For caches; else below VELERO_SCRATCH_DIR, or /scratch.")
+@click.option(
+    "--control-socket",
+    default=DEFAULT_CONTROL_SOCKET,
+    show_default=True,
+    metavar="PATH",
+    help="Unix socket of the control API, for processes of this pod; empty for none.",
+)
+@click.option("--control-address", default="", metavar="HOST:PORT", help="Where the control API listens over TLS.")
+@click.option("--control-cert", default="", metavar="FILE", help="The certificate that it shows there.")
+@click.option("--control-key", default="", metavar="FILE", help="Its key.")
+@click.option(
+    "--control-client-ca",
+    default="",
+    metavar="FILE",
+    help="Only callers with a certificate of this authority may speak there; else they need a token.",
+)
 @click.option("--scratch", envvar="VELERO_SCRATCH_DIR", default=DEFAULT_SCRATCH, hidden=True)
 @ignored_flags(IGNORED_FLAGS)
 def run(
@@ -140,6 +164,11 @@ def run(
     kubecontext: str,
     host_pods: str,
     cache_dir: str,
+    control_socket: str,
+    control_address: str,
+    control_cert: str,
+    control_key: str,
+    control_client_ca: str,
     scratch: str,
 ) -> None:
     """Move the data of this node's volumes until the agent is told to end.
@@ -167,6 +196,11 @@ def run(
         kubecontext=kubecontext,
         host_pods=host_pods,
         cache_dir=cache_dir or f"{scratch}/lighterage",
+        control_socket=control_socket,
+        control_address=control_address,
+        control_cert=control_cert,
+        control_key=control_key,
+        control_client_ca=control_client_ca,
         termination_grace=termination_grace,
     )
     if check:

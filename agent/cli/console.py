@@ -113,7 +113,7 @@ def size_text(count: float) -> str:
     """Bytes for people: `12.5 MiB`."""
     from humanfriendly import format_size
 
-    return str(format_size(count, binary=True))
+    return str(format_size(round(count), binary=True))
 
 
 def duration_text(seconds: float) -> str:

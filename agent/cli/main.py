@@ -17,7 +17,7 @@ from agent.base.errors import CanceledError, LighterageError, UsageError
 from agent.cli.console import print_error
 
 _COMMANDS: dict[str, tuple[str, str]] = {
-    "agent": ("agent.cli.agent", "Run the agent of a Kubernetes node."),
+    "agent": ("agent.cli.agent", "Run the agent of a Kubernetes node, or ask one."),
     "backup": ("agent.cli.backup", "Take a snapshot of a folder, device or image."),
     "benchmark": ("agent.cli.benchmark", "Measure splitters, hashes, ciphers, compressors and the store here."),
     "cat": ("agent.cli.browse", "Print one file of a snapshot."),
@@ -45,7 +45,8 @@ Examples:
   lighter restore latest /tmp/restored
 
 Exit status: 0 done, 1 defect, 2 usage, 3 canceled, 10-19 storage, 30-39 repository, 50-59 volume, 70-79 snapshot
-(73: saved, but something could not be read), 90-99 mover, 100-119 cluster. Every error prints its stable code.
+(73: saved, but something could not be read), 80-89 control API, 90-99 mover, 100-119 cluster.
+Every error prints its stable code.
 """
 
 

@@ -60,7 +60,9 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     bytes: Annotated[int, msgspec.Meta(description="of files, written in this run")]
     skipped: Annotated[int, msgspec.Meta(description="files and links that were there already and stay")]
     resumed: Annotated[int, msgspec.Meta(description="files and links that an earlier attempt had completed")]
-    resumed_bytes: Annotated[int, msgspec.Meta(description="of large files that it had not completed, found in place")]
+    resumed_bytes: Annotated[
+        int, msgspec.Meta(description="of large files and devices that it had not completed, found in place")
+    ]
     removed: Annotated[int, msgspec.Meta(description="entries removed, not being in the snapshot")]
     denied: Annotated[int, msgspec.Meta(description="entries whose owner, mode or time could not be set")]
     requests: Annotated[dict[str, int], msgspec.Meta(description="calls to the store by operation")]
@@ -201,7 +203,7 @@ def _frame(report: RestoreReport, entry: Entry) -> Frame:
     files = entry.summ.files + entry.summ.symlinks if entry.summ else 1
     resumed = report.skipped + report.resumed
     return Frame(
-        bytes_done=report.bytes,
+        bytes_done=report.bytes + report.resumed_bytes,
         files_done=report.files + report.symlinks + resumed,
         bytes_total=None if resumed else total,
         files_total=files,
@@ -254,5 +256,7 @@ def _print(result: RestoreResult) -> None:
     for count, what in notable:
         if count:
             say(f"  {count:,} {what}")
+    if result.resumed_bytes:
+        say(f"  {size_text(result.resumed_bytes)} found in their places, where an earlier attempt had written them")
     for failure in result.errors[:_SHOWN]:
         note(f"  not restored: {printable(failure.path) or '/'}: {printable(failure.message)}")

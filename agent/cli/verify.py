@@ -44,7 +44,7 @@ class SnapshotChecks(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What was looked at in snapshots, and what cannot be restored."""
 
     snapshots: int
-    directories: Annotated[int, msgspec.Meta(description="all of them are read")]
+    directories: Annotated[int, msgspec.Meta(description="read; what snapshots share counts once, here and below")]
     files: Annotated[int, msgspec.Meta(description="files and links whose contents were looked for")]
     files_read: Annotated[int, msgspec.Meta(description="files and links that were read and hashed, too")]
     bytes: Annotated[int, msgspec.Meta(description="of the files looked for")]

@@ -79,6 +79,18 @@ class ControllerOptions:
     callbacks: Callable[[Job], JobCallbacks | None] = lambda _: None
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object, and who moves its data."""
+
+    kind: str
+    job: Job
+    node: str
+    """Whose agent looks after it; empty while it is anybody's."""
+    work: Work | None
+    """Of this agent, while it moves the data."""
+
+
 class Controllers:
     """The four controllers. Use `run` once."""
 
@@ -134,6 +146,13 @@ class Controllers:
     def works(self) -> Iterator[Work]:
         """Jobs that move data now."""
         return iter(()) if self._movings is None else iter(self._movings)
+
+    def listed(self) -> Iterator[Listed]:
+        """Every object that agents like this one work on, of all nodes."""
+        for loop in self._loops:
+            for job, node in loop.objects():
+                work = None if self._movings is None else self._movings.get((loop.kind.name, job.key))
+                yield Listed(loop.kind.name, job, node, work)
 
     def count_jobs(self) -> Mapping[tuple[str, str], int]:
         """Objects by kind and by whether their job is `running`, or `waiting` for a slot."""

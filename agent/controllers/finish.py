@@ -77,7 +77,8 @@ class Finisher(Generic[JobT]):
         canceled = isinstance(error, CanceledError)
         phase = self._kind.canceled_phase if canceled else Phase.FAILED
         after = self._context.writer.final(job, phase, str(error) if canceled else _sentence(error, ()))
-        if not job.status.phase.is_new:
+        # Also of what was never exposed: the source's snapshot is the agent's to remove.
+        if not (job.status.phase.is_new and is_deleted(job)):  # nothing new may be added to what is being deleted
             after = with_finalizer(after, self._kind.finalizer)
         await self._context.writer.write(self._kind.resource, job, after)
         memory.ended = True

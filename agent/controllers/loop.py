@@ -72,6 +72,12 @@ class Controller(Generic[JobT]):
             for _ in range(_LOOKERS):
                 group.create_task(self._look())
 
+    def objects(self) -> Iterator[tuple[JobT, str]]:
+        """Every object that agents like this one handle, and the node whose agent looks after it."""
+        for job in self.informer.store:
+            if self.kind.handles(job):
+                yield job, self.kind.node(job)
+
     def exposing(self) -> Iterator[tuple[JobId, str]]:
         """The objects that count toward the prepare queue, with the namespaces of their volumes."""
         for job in self.informer.store.by_index(_EXPOSING, ""):

@@ -50,6 +50,7 @@ from agent.movers.spec import (
     BackupBlock,
     BackupTree,
     JobSpec,
+    Look,
     RestoreBlock,
     RestoreTree,
     S3Location,
@@ -130,6 +131,15 @@ class ObjectJobs:
         work = _restore(spec.snapshot_id, path, mode, settings)
         self._warn(job.key, settings.warnings)
         return await self._job(job.key, work, spec.backup_storage_location, spec.source_namespace, settings)
+
+    async def of_repository(
+        self, work: Look | RestoreTree, *, volume_namespace: str, storage_location: str
+    ) -> tuple[JobSpec, Secrets]:
+        """Work that no object asks for, on a repository that is there: `NotARepository` when it is not."""
+        await self._location(storage_location)
+        await self._repositories.require(volume_namespace, storage_location)
+        key = Key(self._namespace, f"{volume_namespace}-{storage_location}")
+        return await self._job(key, work, storage_location, volume_namespace, Settings())
 
     # ---- parts ----
 

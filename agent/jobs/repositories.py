@@ -13,6 +13,7 @@ from agent.base.errors import (
     KubeForbidden,
     KubeInvalid,
     KubeNotFound,
+    NotARepository,
     RepositoryNotReady,
     RepositoryRefused,
 )
@@ -23,6 +24,7 @@ from agent.kube.names import (
     REPOSITORY_TYPE_LABEL,
     STORAGE_LOCATION_LABEL,
     VOLUME_NAMESPACE_LABEL,
+    is_dns_label,
     repository_name,
     valid_name,
 )
@@ -68,6 +70,15 @@ class Repositories:
         raise RepositoryNotReady(
             f"the repository {found.key} is not ready yet", hint="Velero's server creates or opens it"
         )
+
+    async def require(self, volume_namespace: str, storage_location: str) -> BackupRepository:
+        """One that is there, which is not made: `NotARepository` when there is none; else as `ensure`."""
+        if not is_dns_label(volume_namespace) or await self._find(volume_namespace, storage_location) is None:
+            raise NotARepository(
+                f"there is no repository of the namespace {volume_namespace[:64]!r} in {storage_location}",
+                hint="`kubectl -n velero get backuprepositories` lists them",
+            )
+        return await self.ensure(volume_namespace, storage_location)
 
     async def _find(self, volume_namespace: str, storage_location: str) -> BackupRepository | None:
         """By labels: older servers made up names. Of several, one that is ready."""

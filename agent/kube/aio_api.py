@@ -22,10 +22,12 @@ from agent.kube.codec import JsonObject, ObjectT, decode, encode
 from agent.kube.meta import Key
 from agent.kube.names import is_dns_label, is_dns_subdomain
 from agent.kube.resource import Resource
+from agent.kube.reviews import Identity
 from agent.kube.selector import EVERYTHING, Selector
 
 _StructT = TypeVar("_StructT", bound=msgspec.Struct)
-_ACCESS_REVIEWS: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_REVIEWS: Final = "/apis/authorization.k8s.io/v1"
+_TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105  # a path
 
 
 class _ListMeta(msgspec.Struct, frozen=True, rename="camel"):
@@ -50,6 +52,21 @@ class _Decision(msgspec.Struct, frozen=True):
 
 class _Review(msgspec.Struct, frozen=True):
     status: _Decision = _Decision()
+
+
+class _User(msgspec.Struct, frozen=True):
+    username: str = ""
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+
+
+class _Authentication(msgspec.Struct, frozen=True):
+    authenticated: bool = False
+    user: _User = _User()
+
+
+class _TokenReview(msgspec.Struct, frozen=True):
+    status: _Authentication = _Authentication()
 
 
 class AioKubeApi:
@@ -164,27 +181,48 @@ class AioKubeApi:
 
     async def allowed(self, review: AccessReview) -> bool:
         """Ask the API server about our own rights."""
-        attributes = {
-            "verb": review.verb,
-            "group": review.group,
-            "resource": review.plural,
-            "namespace": review.namespace,
-            "name": review.name,
-            "subresource": review.subresource,
-        }
-        given: JsonObject = {name: value for name, value in attributes.items() if value}
         what = f"ask for the right to {review.verb} {review.plural}"
-        body = await self._transport.request(
-            what,
-            "POST",
-            _ACCESS_REVIEWS,
-            body={
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": given},
-            },
-        )
-        return _parse(what, body, _Review).status.allowed
+        return await self._decide(what, "SelfSubjectAccessReview", {"resourceAttributes": _attributes(review)})
+
+    async def may(self, who: Identity, review: AccessReview) -> bool:
+        """Ask the API server about the rights of somebody."""
+        spec: JsonObject = {"resourceAttributes": _attributes(review), "user": who.name, "groups": list(who.groups)}
+        if who.uid:
+            spec["uid"] = who.uid
+        what = f"ask for the right of somebody to {review.verb} {review.plural}"
+        return await self._decide(what, "SubjectAccessReview", spec)
+
+    async def authenticate(self, token: str) -> Identity | None:
+        """Ask the API server whose token this is."""
+        what = "ask whose token this is"
+        body: JsonObject = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token},
+        }
+        status = _parse(
+            what, await self._transport.request(what, "POST", _TOKEN_REVIEWS, body=body), _TokenReview
+        ).status
+        if not (status.authenticated and status.user.username):
+            return None
+        return Identity(status.user.username, status.user.groups, status.user.uid)
+
+    async def _decide(self, what: str, kind: str, spec: JsonObject) -> bool:
+        body: JsonObject = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
+        answer = await self._transport.request(what, "POST", f"{_REVIEWS}/{kind.lower()}s", body=body)
+        return _parse(what, answer, _Review).status.allowed
+
+
+def _attributes(review: AccessReview) -> JsonObject:
+    attributes = {
+        "verb": review.verb,
+        "group": review.group,
+        "resource": review.plural,
+        "namespace": review.namespace,
+        "name": review.name,
+        "subresource": review.subresource,
+    }
+    return {name: value for name, value in attributes.items() if value}
 
 
 def _parse(what: str, body: bytes, kind: type[_StructT]) -> _StructT:

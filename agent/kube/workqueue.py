@@ -17,7 +17,7 @@ from agent.kube.backoff import Backoff
 from agent.kube.meta import Key
 from agent.kube.wait import wait_for_event
 
-DEFAULT_BACKOFF = Backoff(first=0.5, cap=300.0)
+DEFAULT_BACKOFF = Backoff(first=0.5, cap=30.0)
 
 
 class WorkQueue:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.base.clock import Clock
 from agent.base.errors import CanceledError, PartialSnapshot, SnapshotError, SnapshotNotFound
+from agent.movers.look import look
 from agent.movers.protocol import Metric
 from agent.movers.spec import (
     Backup,
@@ -24,6 +25,7 @@ from agent.movers.spec import (
     GivenParent,
     JobResult,
     JobSpec,
+    Look,
     NewestParent,
     NoParent,
     Progress,
@@ -50,6 +52,7 @@ from agent.snapshots.upload_device import upload_device
 from agent.snapshots.velero_policy import set_velero_policy
 from agent.storage.meter import LATENCY_BOUNDS
 from agent.storage.open import StorageOptions, StorageStack, open_s3_storage, open_storage
+from agent.storage.retry import RetryPolicy
 from agent.volumes.tree_write import Existing
 
 _NAMED = 100
@@ -57,6 +60,8 @@ _NAMED = 100
 _TEXT = 1_024
 """Characters of each, and of a path in progress."""
 _DEVICE_THREADS = 2
+_RETRY = RetryPolicy(attempts=60, total=600.0)
+"""A store that is away for some minutes does not cost a job what it has done."""
 
 
 class Execution:
@@ -147,11 +152,13 @@ class Execution:
             async with Repository.open(storage, self._secrets.password, options=options) as repository:
                 if isinstance(work, Backup):
                     return await self._back_up(repository, storage, work)
+                if isinstance(work, Look):
+                    return await look(repository, work)
                 return await self._restore(repository, storage, work)
 
     @asynccontextmanager
     async def _open_storage(self) -> AsyncIterator[StorageStack]:
-        options = StorageOptions(limits=self._limits.for_storage(), clock=self._clock)
+        options = StorageOptions(limits=self._limits.for_storage(), retry=_RETRY, clock=self._clock)
         location, descriptor = self._spec.location, -1
         try:
             if isinstance(location, S3Location):

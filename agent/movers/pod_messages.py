@@ -14,7 +14,18 @@ import msgspec
 
 from agent.base.errors import CanceledError, LighterageError, MoverError, MoverProtocolError
 from agent.movers.failure import MAX_TEXT, rebuild
-from agent.movers.spec import Backup, BackupResult, JobError, JobResult, JobSpec, Progress, RestoreResult, Work
+from agent.movers.spec import (
+    Backup,
+    BackupResult,
+    JobError,
+    JobResult,
+    JobSpec,
+    Progress,
+    RestoreBlock,
+    RestoreResult,
+    RestoreTree,
+    Work,
+)
 
 MAX_TERMINATION_MESSAGE: Final = 4_096
 """Bytes; the kubelet cuts off what is longer."""
@@ -156,7 +167,7 @@ def read_outcome(message: str, work: Work) -> JobResult:
 
 def _encode(work: Work, result: JobResult) -> str:
     if isinstance(result, RestoreResult):
-        target = _Access(by_path="" if isinstance(work, Backup) else _cut(work.target, _SHOWN))
+        target = _Access(by_path=_cut(work.target, _SHOWN) if isinstance(work, RestoreTree | RestoreBlock) else "")
         outcome = _Outcome(target=target, total_bytes=result.bytes, result=result)
         return msgspec.json.encode(outcome).decode()
     text = msgspec.json.encode(

@@ -89,7 +89,7 @@ to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 
-def encode_frame(message: ToWorker | FromWorker) -> bytes:
+def encode_frame(message: msgspec.Struct) -> bytes:
     """One message as it goes over the socket. Raises `MoverProtocolError` when it is too long."""
     try:
         body = _encoder.encode(message)

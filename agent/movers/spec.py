@@ -193,7 +193,55 @@ class RestoreBlock(msgspec.Struct, frozen=True, kw_only=True, tag="restore-block
     """An image that is there already; a device always is."""
 
 
-Work = BackupTree | BackupBlock | RestoreTree | RestoreBlock
+class ListSnapshots(msgspec.Struct, frozen=True, kw_only=True, tag="list-snapshots"):
+    """Newest first."""
+
+    source: str = ""
+    """`user@host:/path`; empty: of any source."""
+    after: tuple[int, str] | None = None
+    """Only those behind this `SnapshotItem.key`."""
+    limit: int
+
+
+class ListFolder(msgspec.Struct, frozen=True, kw_only=True, tag="list-folder"):
+    """What lies in a folder of a snapshot, in stored order."""
+
+    snapshot: str
+    path: tuple[bytes, ...] = ()
+    skip: int = 0
+    limit: int
+
+
+class ReadFile(msgspec.Struct, frozen=True, kw_only=True, tag="read-file"):
+    """The bytes of a file, or the target of a link."""
+
+    snapshot: str
+    path: tuple[bytes, ...]
+
+
+class Verify(msgspec.Struct, frozen=True, kw_only=True, tag="verify"):
+    """Whether a snapshot can be restored."""
+
+    snapshot: str
+    files_percent: float = 100.0
+
+
+Question = ListSnapshots | ListFolder | ReadFile | Verify
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True, tag="look"):
+    """Look into a repository for somebody who listens at a Unix socket: `agent.movers.answers` says what goes over it.
+
+    The worker goes no faster than the listener takes it. It ends with a `RestoreResult` whose target is the listener:
+    `files` are the answers.
+    """
+
+    question: Question
+    listener: str
+    """The path of the socket."""
+
+
+Work = BackupTree | BackupBlock | RestoreTree | RestoreBlock | Look
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

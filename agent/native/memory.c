@@ -7,7 +7,7 @@
 #include <malloc.h>
 #endif
 
-enum { LARGE = 128 * 1024, ARENAS = 2 };
+enum { LARGE = 1024 * 1024, ARENAS = 2 };
 
 static PyObject *return_large_blocks(PyObject *self, PyObject *unused) {
     (void)self, (void)unused;

@@ -77,6 +77,12 @@ class Metrics:
             "lighterage_orphans_removed", "Objects left behind that were removed", ("resource",), registry=registry
         )
         self._limits = _limits(registry)
+        self._ready = Gauge("lighterage_ready", "Whether the agent takes new objects, 1 or 0", registry=registry)
+        self._configured = Gauge(
+            "lighterage_configuration_valid",
+            "1; 0 while a mistake in a ConfigMap keeps the configuration before in force",
+            registry=registry,
+        )
         build = Gauge("lighterage_build_info", "Always 1; the release is its label", ("version",), registry=registry)
         build.labels(version).set(1)
         for kind in KINDS:
@@ -89,6 +95,11 @@ class Metrics:
     def show_jobs(self, count: Callable[[], Mapping[tuple[str, str], int]]) -> None:
         """Ask `count` at each scrape how many jobs there are by kind (`KINDS`) and state (`STATES`)."""
         self._jobs.count = count
+
+    def show_health(self, *, ready: Callable[[], bool], configured: Callable[[], bool]) -> None:
+        """Ask at each scrape whether new objects are taken, and whether the ConfigMaps as they stand are in force."""
+        self._ready.set_function(lambda: float(ready()))
+        self._configured.set_function(lambda: float(configured()))
 
     def set_limits(self, limits: LimitsInForce) -> None:
         """From now on."""

@@ -29,7 +29,7 @@ _MAX_LEVELS = 8
 _MAX_ENTRIES = 8_000_000
 _MAX_LIST_LENGTH = 1 << 30
 _MAX_OBJECT_LENGTH = (1 << 63) - 1
-_WINDOW_BYTES = 16 << 20
+_WINDOW_BYTES = 8 << 20
 _WINDOW_EXTENTS = 1024
 
 
@@ -130,7 +130,7 @@ class ObjectReader:
         return b"".join([chunk async for chunk in self._table_chunks(oid, table, 0, len(table))])
 
     async def chunks(self, oid: ObjectId) -> AsyncIterator[bytes]:
-        """An object as a stream of its contents, in order; a few dozen MiB are read ahead."""
+        """An object as a stream of its contents, in order; one window of 8 MiB is read ahead of another."""
         parsed = _parse(oid)
         if not parsed.indirection:
             yield await self._direct(parsed)

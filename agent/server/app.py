@@ -34,6 +34,7 @@ from agent.observe.log import LogFormat, Logging, LogOptions
 from agent.observe.metrics import Metrics
 from agent.server import parts
 from agent.server.check import USER_AGENT, config_maps
+from agent.server.control_api import ControlApi
 from agent.server.definitions import InstalledDefinitions
 from agent.server.events import Events
 from agent.server.flags import AgentFlags
@@ -44,6 +45,7 @@ from agent.server.in_force import ConfigurationInForce
 from agent.server.live_configuration import LiveConfiguration
 from agent.server.liveness import LeaseLiveness
 from agent.server.mounts import MountTable
+from agent.server.open_repositories import OpenRepositories
 from agent.server.starting import Starting
 from agent.server.stopping import Stopping
 
@@ -78,6 +80,7 @@ async def _serve(flags: AgentFlags, logging: Logging) -> None:
                 flags=flags,
                 logging=logging,
                 metrics=Metrics(flags.node, clock, version=__version__),
+                reviewer=api,
             )
             await run_agent(basis, stopping, lambda options: Movers(options, clock, environ))
 
@@ -124,6 +127,9 @@ class Agent:
         self._nodes: Informer[Node] = Informer(api, NODES, clock, rng)
         self._liveness = LeaseLiveness(api, clock, rng, self._nodes, node=flags.node, namespace=flags.namespace)
         self._health = Health(clock, hears_the_server=lambda: self._nodes.is_synced and self._nodes.last_error is None)
+        basis.metrics.show_health(
+            ready=lambda: not self._health.unready(), configured=lambda: not self._config.is_refused
+        )
         self._controllers: Controllers | None = None
 
     async def run(self, stopping: Stopping) -> None:
@@ -197,6 +203,14 @@ class Agent:
                 self._config.run(),
                 self._refresh_definitions(),
                 controllers.run(),
+                ControlApi(
+                    basis,
+                    found.test,
+                    controllers,
+                    in_force.limits,
+                    self._health,
+                    OpenRepositories(basis, self._config, in_force.limits, workers, settings.volumes),
+                ).run(),
             ]
             if found.test.pod_volumes:
                 done_folders = DoneFolders(basis.api, settings.volumes, basis.clock, basis.rng)

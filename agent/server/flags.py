@@ -16,6 +16,7 @@ DEFAULT_RESOURCE_TIMEOUT: Final = "10m0s"
 DEFAULT_PREPARE_TIMEOUT: Final = "30m0s"
 DEFAULT_OWN_CONFIGMAP: Final = "lighterage-config"
 DEFAULT_SCRATCH: Final = "/scratch"
+DEFAULT_CONTROL_SOCKET: Final = "/run/lighterage/control.sock"
 
 KNOWN_FEATURES: Final = frozenset({"EnableCSI", "EnableAPIGroupVersions", "EnableUploadProgress"})
 """Feature flags that Velero has or had; none of them changes what an agent does."""
@@ -65,6 +66,14 @@ class AgentFlags:
     kubecontext: str = ""
     host_pods: str = "/host_pods"
     cache_dir: str = f"{DEFAULT_SCRATCH}/lighterage"
+    control_socket: str = ""
+    """Where the control API listens for this pod; empty: nowhere."""
+    control_address: str = ""
+    """Where it listens for others, over TLS; empty: nowhere."""
+    control_cert: str = ""
+    control_key: str = ""
+    control_client_ca: str = ""
+    """Who signs the certificates of callers; empty: callers show tokens only."""
     termination_grace: float = 30.0
     """Seconds that Kubernetes gives the pod to end."""
 

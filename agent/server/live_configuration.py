@@ -50,6 +50,7 @@ class LiveConfiguration:
         self._maps = maps
         self._tell = tell
         self._loaded = Loaded(AgentConfig())
+        self._refused = False
         self._handlers: list[ChangeHandler] = []
         self._changed = asyncio.Event()
         self._informers: dict[str, Informer[ConfigMap]] = {
@@ -68,6 +69,11 @@ class LiveConfiguration:
     def __call__(self) -> AgentConfig:
         """The configuration in force."""
         return self._loaded.config
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the ConfigMaps as they stand have a mistake, so that what is in force is older."""
+        return self._refused
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -119,6 +125,7 @@ class LiveConfiguration:
         except KubeError as error:  # the next resync asks again
             _log.warning("the new configuration cannot be checked yet", error=str(error))
             return
+        self._refused = False
         before = self._loaded
         if loaded == before:
             return
@@ -137,6 +144,7 @@ class LiveConfiguration:
             _log.warning("configuration", warning=warning)
 
     def _refuse(self, why: str) -> None:
+        self._refused = True
         _log.error("the new configuration cannot be used; the one before stays in force", error=why)
         self._tell("ConfigurationInvalid", f"the configuration before stays in force: {why}", True)
 

@@ -24,6 +24,7 @@ from agent.kube.agent_config import AgentConfig, AgentLimits
 from agent.kube.api import KubeApi
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
+from agent.kube.reviews import Reviewer
 from agent.movers.runner import WorkRunner
 from agent.observe.log import Logging
 from agent.observe.metrics import Metrics
@@ -55,6 +56,8 @@ class Basis:
     flags: AgentFlags
     logging: Logging
     metrics: Metrics
+    reviewer: Reviewer | None = None
+    """Who knows callers of the control API; None: nobody can be admitted but through the socket."""
 
 
 def exposer_settings(basis: Basis, config: LiveConfiguration, test: SelfTest) -> ExposerSettings:
@@ -91,6 +94,19 @@ def leftovers(settings: ExposerSettings, exposers: Exposers, metrics: Metrics) -
     return CountedSweeps(Leftovers(settings, by_kind), metrics)
 
 
+def object_jobs(basis: Basis, config: LiveConfiguration) -> ObjectJobs:
+    """From objects, and from what callers ask, to jobs."""
+    return ObjectJobs(
+        basis.api,
+        basis.flags.namespace,
+        basis.clock,
+        lambda: replace(config(), limits=AgentLimits()),  # controllers share the node's limits among running jobs
+        environ=basis.environ,
+        cache_dir=basis.flags.cache_dir,
+        hide=basis.logging.redaction.hide,
+    )
+
+
 def controllers(
     basis: Basis,
     config: LiveConfiguration,
@@ -106,15 +122,7 @@ def controllers(
 ) -> Controllers:
     """The four controllers with all that they call."""
     flags = basis.flags
-    jobs = ObjectJobs(
-        basis.api,
-        flags.namespace,
-        basis.clock,
-        lambda: replace(config(), limits=AgentLimits()),  # controllers share the node's limits among running jobs
-        environ=basis.environ,
-        cache_dir=flags.cache_dir,
-        hide=basis.logging.redaction.hide,
-    )
+    jobs = object_jobs(basis, config)
     options = ControllerOptions(
         node=flags.node,
         namespace=flags.namespace,

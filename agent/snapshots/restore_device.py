@@ -4,6 +4,12 @@ A block snapshot is one file entry below its root, or the root itself (§14.17);
 holds, because the caller says where it goes. Contents come by pack, window by window, and are written by position
 from several threads; blocks of zeros are punched or left out by `agent.volumes.device`. Unlike a tree, a
 device with a gap is worth nothing, so the first piece that cannot be had ends the restore.
+
+A restore that was killed goes on where it stopped without having noted anything. Windows are written one after
+the other, so what an attempt left is their beginning: as long as something of each window is in its place, what is
+there is read back and hashed, and only the rest is fetched. The first window of which nothing is there ends the
+looking. So a device that held something else costs the reading and hashing of one window, 64 MiB, and a new image
+nothing. Zeros are never hashed: they count as not there, which costs one content a window and no writing.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
+from agent import _native
 from agent.base.errors import CorruptObject, LighterageError, SnapshotError
 from agent.repository.ids import content_text
 from agent.repository.object_reader import expand_content
@@ -22,7 +29,7 @@ from agent.snapshots.restore_plan import Piece, Window
 from agent.snapshots.restore_report import RestoreReport
 from agent.snapshots.tree import Objects, list_directory
 from agent.storage.base import Buffer
-from agent.volumes.device import DeviceWriter, open_target_device
+from agent.volumes.device import ZERO_BLOCK, DeviceWriter, open_target_device
 
 PADDING = 1 << 20
 """An object that is longer than its entry by less than this has a last block filled with zeros (§14.17)."""
@@ -108,9 +115,12 @@ class _Run:
         self._pool = pool
         self._slots = asyncio.Semaphore(parallel + 1)
         self._report = report
+        self._resuming = not writer.is_blank
 
     async def work_off(self, window: Window[None]) -> None:
-        """Fetch and write one window."""
+        """Fetch and write one window, but for what an earlier attempt wrote of it."""
+        if self._resuming:
+            window = await self._without_what_is_there(window)
         if not window:
             return
         async with asyncio.TaskGroup() as tasks, aclosing(fetch(self._contents, window.contents)) as batches:
@@ -128,6 +138,31 @@ class _Run:
         finally:
             self._slots.release()
         self._report.bytes += sum(min(piece.length, self._size - piece.offset) for piece in pieces)
+
+    async def _without_what_is_there(self, window: Window[None]) -> Window[None]:
+        loop = asyncio.get_running_loop()
+        pieces = window.pieces
+        found = await asyncio.gather(*(loop.run_in_executor(self._pool, self._is_there, piece) for piece in pieces))
+        # A window of one content is a long run of zeros, which tells nothing.
+        self._resuming = any(found) or len(window.contents) == 1
+        missing: Window[None] = Window()
+        for piece, is_there in zip(pieces, found, strict=True):
+            if is_there:
+                self._report.resumed_bytes += piece.length
+            else:
+                missing.add(piece)
+        return missing
+
+    def _is_there(self, piece: Piece[None]) -> bool:
+        """Thread side."""
+        if piece.compressed:
+            return False
+        data = self._writer.read_at(piece.offset, piece.length)
+        return (
+            len(data) == piece.length
+            and bool(_native.data_runs(data, ZERO_BLOCK))
+            and self._contents.matches(piece.content, data)
+        )
 
     def _write_all(self, pieces: list[Piece[None]], data: Buffer) -> None:
         """Thread side."""

@@ -71,6 +71,11 @@ class Window(Generic[J]):
         """Each needed content once, in the order of first need."""
         return list(self._pieces)
 
+    @property
+    def pieces(self) -> list[Piece[J]]:
+        """All of them, by content."""
+        return [piece for pieces in self._pieces.values() for piece in pieces]
+
     def take(self, content: ContentId) -> list[Piece[J]]:
         """Where a content goes. It can be taken once."""
         return self._pieces.pop(content, [])

@@ -2,9 +2,12 @@
 
 Every directory is read. Every content of every file must be in an index, in a pack that the store lists and that is
 long enough: one listing answers that for all. A share of the files, chosen by object id and seed so that a repeated or
-resumed run chooses the same, is also read, decrypted and hashed, window by window in the order of the packs. A content
-that several snapshots share is read once as long as it is remembered. Failures name the snapshot, the path and the
-error's code.
+resumed run chooses the same, is also read, decrypted and hashed, window by window in the order of the packs. Failures
+name the snapshot, the path and the error's code.
+
+What several snapshots share is looked at once: directories below which nothing failed and large files are not walked
+again in a later snapshot, contents not read again (`verify_memory.py`, bounded). What failed is looked at again, so
+that it is named in every snapshot that it hits.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -35,10 +38,11 @@ from agent.snapshots.model import DIRECTORY, SYMLINK, Entry, Snapshot
 from agent.snapshots.restore import ExtentObjects
 from agent.snapshots.restore_plan import Piece, SpillingStack, Window
 from agent.snapshots.tree import list_directory
+from agent.snapshots.verify_memory import Remembered, Walked
 from agent.storage.base import BlobId, BlobMetadata, Buffer
 
 NAMED = 1_000
-REMEMBERED = 262_144
+DISTINCT = 262_144
 PACK_PREFIXES = ("p", "q")
 
 
@@ -101,6 +105,7 @@ class VerifyReport(msgspec.Struct):
 
     snapshots: int = 0
     directories: int = 0
+    """That were read. Those that a snapshot shares with an earlier one count once, and so does what is below them."""
     files: int = 0
     """Files and links that were looked up."""
     files_read: int = 0
@@ -121,22 +126,6 @@ class _State(msgspec.Struct):
     seed: int
     done: list[str]
     report: VerifyReport
-
-
-@dataclass(slots=True)
-class _Seen:
-    """Contents that were found good lately: two generations of eight bytes each."""
-
-    young: set[bytes] = field(default_factory=set)
-    old: set[bytes] = field(default_factory=set)
-
-    def add(self, content: ContentId) -> None:
-        self.young.add(content[1:9])
-        if len(self.young) >= REMEMBERED:
-            self.young, self.old = set(), self.young
-
-    def __contains__(self, content: ContentId) -> bool:
-        return content[1:9] in self.young or content[1:9] in self.old
 
 
 async def verify_snapshots(
@@ -209,7 +198,8 @@ class _Verify:
         self._options = options
         self._report = report
         self._packs: dict[BlobId, int] = {}
-        self._good = _Seen()
+        self._good = Remembered()
+        self._walked = Walked()
         self._window: Window[str] = Window()
         self._snapshot = ""
         self._failed_here: set[str] = set()
@@ -228,13 +218,18 @@ class _Verify:
             self._fail("", SnapshotError("the snapshot has no root entry"))
         elif snapshot.root.type == DIRECTORY:
             with SpillingStack(msgspec.msgpack.Decoder(list[_Pending]).decode) as stack:
-                stack.push(_Pending("", snapshot.root.obj))
+                self._push(stack, "", snapshot.root)
                 while (item := stack.pop()) is not None:
                     await self._directory(item, stack)
         else:
             await self._leaf("", snapshot.root)
         await self._work_off()
+        self._walked.end_snapshot()
         self._report.snapshots += 1
+
+    def _push(self, stack: SpillingStack[_Pending], path: str, entry: Entry) -> None:
+        if _directory_key(entry.obj) not in self._walked:
+            stack.push(_Pending(path, entry.obj))
 
     async def _directory(self, item: _Pending, stack: SpillingStack[_Pending]) -> None:
         self._report.directories += 1
@@ -243,13 +238,16 @@ class _Verify:
                 for entry in entries:
                     path = f"{item.path}/{entry.name}" if item.path else entry.name
                     if entry.type == DIRECTORY:
-                        stack.push(_Pending(path, entry.obj))
+                        self._push(stack, path, entry)
                     else:
                         await self._leaf(path, entry)
+            self._walked.add(_directory_key(item.oid), item.path)
         except (RepositoryError, SnapshotError) as error:
             self._fail(item.path, error)
 
     async def _leaf(self, path: str, entry: Entry) -> None:
+        if entry.obj in self._walked:
+            return
         self._report.files += 1
         if entry.type != SYMLINK:
             self._report.bytes += max(entry.size, 0)
@@ -265,6 +263,7 @@ class _Verify:
             for extent in await self._repository.objects.extents(entry.obj):
                 piece = Piece(path, extent.offset, extent.length, extent.content, extent.compressed)
                 await self._piece(piece, chosen)
+            self._walked.add(entry.obj, path)
         except RepositoryError as error:
             self._fail(path, error)
 
@@ -333,10 +332,16 @@ class _Verify:
     def _fail(self, path: str, error: LighterageError, pack: BlobId | None = None) -> None:
         if pack is not None and pack not in self._report.packs_hit and len(self._report.packs_hit) < NAMED:
             self._report.packs_hit.append(pack)
+        self._walked.fail(path)
         if path in self._failed_here:
             return
-        if len(self._failed_here) < REMEMBERED:
+        if len(self._failed_here) < DISTINCT:
             self._failed_here.add(path)
         self._report.failed += 1
         if len(self._report.failures) < NAMED:
             self._report.failures.append(VerifyFailure(self._snapshot, path, error.code, str(error)))
+
+
+def _directory_key(oid: ObjectId) -> str:
+    """Apart from the key of the same object as a file, which is good more easily."""
+    return f"{oid}/"

@@ -12,6 +12,8 @@ from agent.base.clock import Clock
 
 _GRAIN = 0.125
 """Seconds' worth that are worth waiting for: smaller pieces cost more than they smooth."""
+_SAVED = 0.5
+"""Seconds' worth that may be saved up: little enough that no five seconds pass a tenth more than they may."""
 _SHORTEST_WAIT = 0.001
 _LONGEST_WAIT = 1.0
 _DUST = 1e-6
@@ -19,9 +21,9 @@ _DUST = 1e-6
 
 
 class TokenBucket:
-    """Lets `rate` tokens a second pass (0: all), at most one second's worth of them at once. First come, first served.
+    """Lets `rate` tokens a second pass (0: all), at most half a second's worth at once. First come, first served.
 
-    In any span of t seconds no more than `rate` × (t + 1) tokens pass.
+    In any span of t seconds no more than `rate` × (t + ½) tokens pass, or one more.
     """
 
     def __init__(self, rate: float, clock: Clock) -> None:
@@ -70,7 +72,7 @@ class TokenBucket:
             self._tokens = min(self._tokens + unused, self._capacity())
 
     def _capacity(self) -> float:
-        return max(self._rate, 1.0)
+        return max(self._rate * _SAVED, 1.0)
 
     def _fill(self) -> None:
         now = self._clock.monotonic()

@@ -44,7 +44,8 @@ class RetryPolicy:
     total: float = 900.0
     """No attempt begins later than this after the call."""
     quick_attempts: int = 4
-    """For what seldom passes within minutes: nobody listens, the name does not resolve."""
+    """For what seldom passes within minutes, nobody listens or the name does not resolve, at a store that has never
+    answered: most likely its address is wrong."""
 
 
 class Retrier:
@@ -54,6 +55,7 @@ class Retrier:
         self._policy = policy
         self._clock = clock
         self._random = randomness
+        self._answered = False
         self.on_retry: Callable[[StorageError], None] | None = None
         """Told before each wait."""
 
@@ -69,7 +71,9 @@ class Retrier:
         start = self._clock.monotonic()
 
         async def once() -> T:  # tenacity awaits only what is an async function itself
-            return await attempt()
+            result = await attempt()
+            self._answered = True
+            return result
 
         return await AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, StorageError) and error.retryable),
@@ -82,7 +86,7 @@ class Retrier:
 
     def _is_last(self, state: RetryCallState, start: float) -> bool:
         error = _failure(state)
-        seldom_helps = isinstance(error, ConnectionRefused | NameResolutionFailed)
+        seldom_helps = not self._answered and isinstance(error, ConnectionRefused | NameResolutionFailed)
         attempts = min(self._policy.attempts, self._policy.quick_attempts) if seldom_helps else self._policy.attempts
         late = self._clock.monotonic() - start + _asked_wait(error) >= self._policy.total
         return state.attempt_number >= attempts or late

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -19,11 +20,26 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class Keys:
-    """An authority and what it signed, in a folder: `ca.crt`, `NAME.crt`, `NAME.key`, `service-accounts.key`."""
+    """An authority and what it signed, in a folder: `ca.crt`, `NAME.crt`, `NAME.key`, `service-accounts.key`.
 
-    def __init__(self, folder: Path) -> None:
+    `names` and `addresses` are those of servers beside loopback's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        life: datetime.timedelta = _LIFE,
+        names: Sequence[str] = (),
+        addresses: Sequence[str] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._life = life
+        self._places: list[x509.GeneralName] = [
+            *map(x509.DNSName, (*_HOST_NAMES, *names)),
+            *(x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", *addresses)),
+        ]
         self._authority_key = ec.generate_private_key(ec.SECP256R1())
         self._authority_name = _name("lighterage tests")
         _write_certificate(self.authority, self._certificate(self._authority_name, self._authority_key, authority=True))
@@ -40,7 +56,7 @@ class Keys:
         return self.folder / "service-accounts.key"
 
     def issue(self, common_name: str, *groups: str) -> tuple[Path, Path]:
-        """A certificate for a server on loopback and for a client of this name and groups: its file and its key's."""
+        """A certificate for a server and for a client of this name and groups: its file and its key's."""
         stem = common_name.replace(":", "-")
         certificate, key_file = self.folder / f"{stem}.crt", self.folder / f"{stem}.key"
         key = ec.generate_private_key(ec.SECP256R1())
@@ -57,13 +73,12 @@ class Keys:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + _LIFE)
+            .not_valid_after(now + self._life)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         )
         if not authority:
-            names = [*map(x509.DNSName, _HOST_NAMES), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
             uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+            builder = builder.add_extension(x509.SubjectAlternativeName(self._places), critical=False)
             builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         return builder.sign(self._authority_key, hashes.SHA256())
 

@@ -48,6 +48,8 @@ class ExposerWorld:
     running_since: dict[str, float] = field(default_factory=dict)
     cleaning_since: dict[str, float] = field(default_factory=dict)
     finished: set[Key] = field(default_factory=set)
+    cleaned: set[Key] = field(default_factory=set)
+    """Jobs that were cleaned up to the end, also those for which nothing was made: Velero may have made something."""
 
     @property
     def left(self) -> set[Key]:
@@ -103,11 +105,13 @@ class FakeExposer(Generic[ObjectT]):
             if any(owner.uid == uid for owner in pod.metadata.owner_references):
                 await self._api.delete(PODS, pod.key, uid=pod.metadata.uid)
         if uid not in world.volumes:
+            world.cleaned.add(job.key)
             return Done()
         since = world.cleaning_since.setdefault(uid, now)
         if now - since < world.script(job.key).clean_up_seconds:
             return Waiting("the pod ends")
         del world.volumes[uid]
+        world.cleaned.add(job.key)
         return Done()
 
     async def diagnose(self, job: ObjectT) -> tuple[str, ...]:

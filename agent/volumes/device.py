@@ -83,7 +83,14 @@ class DeviceWriter:
         self.size = size
         self.is_device = is_device
         self.is_blank = is_blank
-        """Whether everything not yet written reads as zeros: a new image."""
+        """Whether everything not yet written reads as zeros: a new or empty image."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """What is there now; less than `length` at the end. Raises `VolumeError`."""
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise self._error("read back", error) from error
 
     def write_at(self, offset: int, data: Buffer) -> None:
         """Write at a position; blocks of zeros are made zeros without writing them where that is possible.
@@ -173,16 +180,22 @@ def open_source_device(path: str) -> DeviceReader:
 def open_target_device(path: str, size: int, *, overwrite: bool = False) -> DeviceWriter:
     """A block device of at least `size` bytes, or an image file: a new one, or an old one with `overwrite`.
 
-    An image gets exactly `size` bytes. A device is opened exclusively, so one that is mounted is refused.
+    An image gets exactly `size` bytes; what was in an old one stays until it is written over, as on a device. A device
+    is opened exclusively, so one that is mounted is refused.
     Raises `TargetExists`, `VolumeOutOfSpace` when the device is too small, `VolumeError`.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        fd, created = _open_target(path, flags, overwrite=overwrite)
+        fd = _open_target(path, flags, overwrite=overwrite)
     except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise VolumeError(
+                f"the device {path!r} is mounted or in use by another program", hint="unmount it first"
+            ) from error
         raise target_error("open the target", os.fsencode(path), error) from error
     try:
         is_device = stat.S_ISBLK(os.fstat(fd).st_mode)
+        is_blank = False
         if is_device:
             there = os.lseek(fd, 0, os.SEEK_END)
             if there < size:
@@ -192,8 +205,7 @@ def open_target_device(path: str, size: int, *, overwrite: bool = False) -> Devi
         elif not stat.S_ISREG(os.fstat(fd).st_mode):
             raise TargetExists(f"the target {path!r} is neither a block device nor a file")
         else:
-            if not created:
-                os.ftruncate(fd, 0)
+            is_blank = not os.fstat(fd).st_size
             os.ftruncate(fd, size)
     except OSError as error:
         os.close(fd)
@@ -201,18 +213,18 @@ def open_target_device(path: str, size: int, *, overwrite: bool = False) -> Devi
     except VolumeError:
         os.close(fd)
         raise
-    return DeviceWriter(fd, path, size, is_device=is_device, is_blank=not is_device)
+    return DeviceWriter(fd, path, size, is_device=is_device, is_blank=is_blank)
 
 
-def _open_target(path: str, flags: int, *, overwrite: bool) -> tuple[int, bool]:
+def _open_target(path: str, flags: int, *, overwrite: bool) -> int:
     try:
-        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         is_device = stat.S_ISBLK(os.stat(path).st_mode)
         if not (is_device or overwrite):
             raise
         # O_EXCL without O_CREAT on a block device: refused while it is mounted or otherwise claimed.
-        return os.open(path, flags | (os.O_EXCL if is_device else 0)), False
+        return os.open(path, flags | (os.O_EXCL if is_device else 0))
 
 
 def _is_device(fd: int, path: str) -> bool:

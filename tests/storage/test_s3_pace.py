@@ -48,12 +48,12 @@ async def test_an_upload_sends_what_may_pass_and_no_more(proxy: TcpProxy, seawee
     storage = await S3Storage.open(config_for(seaweed, "blobs", endpoint=proxy.endpoint), pace)
     data = os.urandom(12 * MIB)
     task = asyncio.ensure_future(storage.put(PACK, [data]))
-    for second in range(3):
-        allowed = RATE * (second + 1)
+    for half in range(3):
+        allowed = RATE // 2 * (half + 1)
         assert await at_rest(lambda: proxy.bytes_up, allowed) <= allowed + HEADERS
-        clock.advance(1)
+        clock.advance(0.5)
     pace.set_rates(upload_bytes=MIB // 2, download_bytes=0)
-    allowed = RATE * 3 + MIB // 2  # one second of the new rate was saved
+    allowed = RATE // 2 * 3 + MIB // 4  # half a second of the new rate was saved
     assert await at_rest(lambda: proxy.bytes_up, allowed) <= allowed + HEADERS
     pace.set_rates(upload_bytes=0, download_bytes=0)
     clock.advance(1)
@@ -72,11 +72,11 @@ async def test_a_download_takes_what_may_pass_and_little_more(proxy: TcpProxy, s
     clock.advance(1)
     before = proxy.bytes_down
     task = asyncio.ensure_future(storage.get(PACK))
-    for second in range(3):
-        allowed = RATE * (second + 1)
+    for half in range(3):
+        allowed = RATE // 2 * (half + 1)
         passed = await at_rest(lambda: proxy.bytes_down - before, allowed)
         assert passed <= allowed + HEADERS + BUFFERS
-        clock.advance(1)
+        clock.advance(0.5)
     pace.set_rates(upload_bytes=0, download_bytes=0)
     clock.advance(1)
     assert await task == data

@@ -9,7 +9,7 @@ from agent.base.errors import ConfigurationError, UsageError
 from agent.cli import agent as command
 from agent.cli.velero import translate
 from agent.server import app, check
-from agent.server.flags import AgentFlags
+from agent.server.flags import DEFAULT_CONTROL_SOCKET, AgentFlags
 from agent.server.self_test import Finding, SelfTest, Verdict
 from tests.unit.cli.conftest import Lighter
 
@@ -30,7 +30,7 @@ def _run(*args: str) -> None:
 
 def test_without_flags_all_is_as_in_the_stock_agent(started: list[AgentFlags]) -> None:
     _run("--node=node-a")
-    assert started == [AgentFlags(node="node-a")]
+    assert started == [AgentFlags(node="node-a", control_socket=DEFAULT_CONTROL_SOCKET)]
 
 
 def test_every_flag_of_the_stock_agent_is_taken_in_both_forms(started: list[AgentFlags]) -> None:
@@ -70,6 +70,7 @@ def test_every_flag_of_the_stock_agent_is_taken_in_both_forms(started: list[Agen
         backup_repository_configmap="brc",
         kubeconfig="/kube/config",
         kubecontext="prod",
+        control_socket=DEFAULT_CONTROL_SOCKET,
     )
     assert started == [expected, expected]
     assert expected.unknown_features == ("EnableFuture",)

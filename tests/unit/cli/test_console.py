@@ -36,6 +36,13 @@ def test_names_are_escaped(name: str | bytes, shown: str) -> None:
     assert console.printable(name) == shown
 
 
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 bytes"), (4.930966469, "5 bytes"), (1536, "1.5 KiB"), (3.2e9, "2.98 GiB")]
+)
+def test_bytes_and_rates_are_short(count: float, shown: str) -> None:
+    assert console.size_text(count) == shown
+
+
 def test_json_holds_only_valid_text(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_json({"name": "bad-\udcff", "pair": "\U0001f600"})
     assert capsys.readouterr().out == '{"name":"bad-\ufffd","pair":"\U0001f600"}\n'

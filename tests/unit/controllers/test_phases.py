@@ -106,6 +106,8 @@ async def test_a_cancel_ends_an_upload_within_seconds_in_every_phase(cluster: Cl
     assert "spec.cancel" in upload.status.message
     assert upload.status.completion_timestamp
     assert not cluster.exposed["upload"].left
+    assert cluster.exposed["upload"].cleaned == {Key("velero", "u")}
+    assert not upload.metadata.finalizers
     assert not any(cluster.moved.active.values())
 
 

@@ -27,6 +27,7 @@ from agent.kube.aio_transport import load_configuration
 from agent.kube.api import AccessReview, EventType, WatchEvent
 from agent.kube.meta import ConfigMap, Key, ObjectMeta
 from agent.kube.resource import CONFIG_MAPS, PODS
+from agent.kube.reviews import Identity
 from agent.kube.selector import Selector
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -212,6 +213,26 @@ async def test_own_rights_are_asked_for(server: Server, api: AioKubeApi) -> None
     assert asked["spec"]["resourceAttributes"] == {"verb": "create", "resource": "pods", "namespace": "velero"}
     server.says({"status": {"allowed": False}}, 201)
     assert not await api.allowed(AccessReview("create", "", "pods"))
+
+
+async def test_it_is_asked_whose_a_token_is(server: Server, api: AioKubeApi) -> None:
+    user = {"username": "alice", "uid": "u", "groups": ["g"], "extra": {"k": ["v"]}}
+    server.says({"kind": "TokenReview", "status": {"authenticated": True, "user": user}}, 201)
+    assert await api.authenticate("token") == Identity("alice", ("g",), "u")
+    assert server.asked[0][1] == "/apis/authentication.k8s.io/v1/tokenreviews"
+    assert json.loads(server.asked[0][3])["spec"] == {"token": "token"}
+    server.says({"kind": "TokenReview", "status": {"error": "token has expired"}}, 201)
+    assert await api.authenticate("token") is None
+
+
+async def test_the_rights_of_somebody_are_asked_for(server: Server, api: AioKubeApi) -> None:
+    server.says({"kind": "SubjectAccessReview", "status": {"allowed": True}}, 201)
+    review = AccessReview("get", "control.lighterage.io", "snapshots", "velero", subresource="files")
+    assert await api.may(Identity("alice", ("g",)), review)
+    assert server.asked[0][1] == "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    spec = json.loads(server.asked[0][3])["spec"]
+    assert (spec["user"], spec["groups"]) == ("alice", ["g"])
+    assert spec["resourceAttributes"]["subresource"] == "files"
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,9 @@ async def test_a_backup_of_a_pod_volume_goes_from_new_to_completed(tmp_path: Pat
         asked = world.unforeseen_requests()
         await world.add_backup()
         await world.until(lambda: world.phase() is Phase.COMPLETED, within=120)
+        assert b"lighterage_ready 1.0" in world.metrics.render()
+    assert b"lighterage_ready 0.0" in world.metrics.render()
+    assert b"lighterage_configuration_valid 1.0" in world.metrics.render()
     assert asked == set()
     backup = await world.backup()
     assert backup.status.snapshot_id == "snapshot-of-pvb-1"

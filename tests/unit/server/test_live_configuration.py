@@ -92,6 +92,10 @@ async def test_a_mistake_while_running_leaves_the_configuration_before_in_force_
         await world.clock.sleep(1)
         assert world.live().load_concurrency.global_config == 3
         assert "is gone" in world.told[-1][1]
+        assert world.live.is_refused
+        await world.concurrency(3, "add")
+        await world.clock.sleep(1)
+        assert not world.live.is_refused
     assert world.seen == []
 
 

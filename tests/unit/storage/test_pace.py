@@ -71,7 +71,7 @@ async def limited(
     rate=st.floats(0.5, 1e6),
     wants=st.lists(st.tuples(st.integers(1, 2_000_000), st.floats(0, 3)), min_size=1, max_size=30),
 )
-async def test_no_span_of_time_passes_more_than_its_rate_and_one_second(
+async def test_no_span_of_time_passes_more_than_its_rate_and_half_a_second(
     rate: float, wants: list[tuple[int, float]]
 ) -> None:
     clock = VirtualClock()
@@ -80,7 +80,7 @@ async def test_no_span_of_time_passes_more_than_its_rate_and_one_second(
         clock.advance(idle)
         granted = await journal.allow(wanted)
         assert 1 <= granted <= wanted
-    assert journal.worst_excess(rate) <= max(rate, 1) + 1
+    assert journal.worst_excess(rate) <= max(rate / 2, 1) + 1
 
 
 async def test_a_large_upload_is_spread_over_the_time_it_may_take(
@@ -90,9 +90,9 @@ async def test_a_large_upload_is_spread_over_the_time_it_may_take(
     clock.advance(3600)
     start = clock.monotonic()
     await storage.put(A, [bytes(3000), bytes(2000)])
-    assert clock.monotonic() - start == pytest.approx(4, abs=0.2)
+    assert clock.monotonic() - start == pytest.approx(4.5, abs=0.2)
     assert pace.upload.total == 5000  # type: ignore[attr-defined]
-    assert pace.upload.worst_excess(RATE) <= RATE + 1  # type: ignore[attr-defined]
+    assert pace.upload.worst_excess(RATE) <= RATE / 2 + 1  # type: ignore[attr-defined]
 
 
 async def test_a_large_download_is_spread_over_the_time_it_may_take(
@@ -104,7 +104,7 @@ async def test_a_large_download_is_spread_over_the_time_it_may_take(
     assert bytes(await storage.get(A)) == bytes(range(250)) * 20
     assert bytes(await storage.get(A, 250, 500)) == bytes(range(250)) * 2
     assert clock.monotonic() - start == pytest.approx(5.5, abs=1.1)
-    assert pace.download.worst_excess(RATE) <= RATE + 1  # type: ignore[attr-defined]
+    assert pace.download.worst_excess(RATE) <= RATE / 2 + 1  # type: ignore[attr-defined]
 
 
 async def test_many_at_once_share_one_rate(
@@ -113,7 +113,7 @@ async def test_many_at_once_share_one_rate(
     storage = limited(Limits(upload_bytes=RATE))
     await asyncio.gather(*(storage.put(BlobId(f"p{i}"), [bytes(500)]) for i in range(20)))
     assert clock.monotonic() == pytest.approx(10, abs=0.2)
-    assert pace.upload.worst_excess(RATE) <= RATE + 1  # type: ignore[attr-defined]
+    assert pace.upload.worst_excess(RATE) <= RATE / 2 + 1  # type: ignore[attr-defined]
 
 
 async def test_the_directions_do_not_share(
@@ -175,7 +175,7 @@ async def test_a_body_is_sent_in_pieces_of_what_may_pass(clock: VirtualClock) ->
     sent = [(clock.monotonic(), piece) async for piece in PiecewiseBody([data[:1234], b"", data[1234:]], journal)]
     assert b"".join(piece for _, piece in sent) == data
     assert max(len(piece) for _, piece in sent) <= RATE
-    assert sent[-1][0] == pytest.approx(5, abs=0.2)
+    assert sent[-1][0] == pytest.approx(5.5, abs=0.2)
 
 
 class Answer:
@@ -195,7 +195,7 @@ async def test_an_answer_is_read_no_faster_than_it_may_pass(clock: VirtualClock)
     journal = Journal(RATE, clock)
     data = bytes(range(200)) * 30
     assert await read_exactly(Answer(data, 70), len(data), journal, "read") == data
-    assert clock.monotonic() == pytest.approx(5, abs=0.3)
+    assert clock.monotonic() == pytest.approx(5.5, abs=0.3)
 
 
 @pytest.mark.parametrize("length", [99, 101])

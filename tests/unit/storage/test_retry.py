@@ -82,6 +82,14 @@ async def test_nobody_listening_is_given_up_sooner() -> None:
     assert inner.attempts == 4
 
 
+async def test_a_store_that_has_answered_before_is_waited_for_when_nobody_listens() -> None:
+    inner = Failing()
+    storage = retrying(inner, VirtualClock())
+    await storage.get(PACK)
+    inner.errors = [ConnectionRefused("restarting") for _ in range(8)]
+    assert await storage.get(PACK) == b"data"
+
+
 async def test_total_time_is_bounded() -> None:
     clock = VirtualClock()
     inner = Failing(*(StorageUnavailable("busy", retry_after=100) for _ in range(99)))

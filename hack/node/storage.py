@@ -1,0 +1,68 @@
+"""The object store, and a CSI driver with snapshots: as plain processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hack.node.daemons import Daemon
+from hack.node.layout import KUBELET_FOLDER, NODE, NODE_IP, S3_ACCESS_KEY, S3_PORT, S3_SECRET_KEY, Layout
+from hack.node.tools import seaweedfs, tool
+
+CSI_SOCKET = KUBELET_FOLDER / "plugins" / "dir.csi.lighterage.test" / "csi.sock"
+
+
+def object_store(layout: Layout) -> Daemon:
+    """SeaweedFS with one identity; every port is its default one, since nothing else lives in this network."""
+    config = layout.run / "s3.json"
+    config.write_text(s3_configuration())
+    layout.bucket.mkdir(exist_ok=True)
+    return Daemon(
+        "s3",
+        [
+            seaweedfs(),
+            "server",
+            f"-dir={layout.bucket}",
+            f"-ip={NODE_IP}",
+            "-ip.bind=0.0.0.0",
+            "-filer",
+            "-s3",
+            f"-s3.config={config}",
+            f"-s3.port={S3_PORT}",
+            "-volume.max=0",
+            "-master.volumeSizeLimitMB=1024",
+            "-master.electionTimeout=1s",
+        ],
+    )
+
+
+def s3_configuration() -> str:
+    """Who may do what, as SeaweedFS reads it."""
+    credentials = [{"accessKey": S3_ACCESS_KEY, "secretKey": S3_SECRET_KEY}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    return json.dumps({"identities": [{"name": "velero", "credentials": credentials, "actions": actions}]})
+
+
+def csi_driver(layout: Layout) -> Daemon:
+    layout.volumes.mkdir(exist_ok=True)
+    return Daemon("csi-driver", [tool("csi-test-driver"), f"-state={layout.volumes}", f"-node={NODE}"])
+
+
+def csi_side_cars(layout: Layout) -> list[Daemon]:
+    """What provisions volumes and takes snapshots by asking the driver."""
+    kubeconfig = f"--kubeconfig={layout.kubeconfig()}"
+
+    def side_car(name: str, *options: str) -> Daemon:
+        return Daemon(name, [tool(name), kubeconfig, "--v=4", *options])
+
+    return [
+        side_car("snapshot-controller"),
+        side_car("csi-snapshotter", f"--csi-address={CSI_SOCKET}"),
+        side_car("csi-provisioner", f"--csi-address={CSI_SOCKET}", "--extra-create-metadata"),
+    ]
+
+
+def snapshot_definitions() -> list[Path]:
+    """The CustomResourceDefinitions of volume snapshots, as the side-cars' own module carries them."""
+    folder = Path(tool("snapshot-crds"))
+    return sorted(folder.glob("*.yaml"))

@@ -1,0 +1,86 @@
+"""Write docs/permissions.md from the table of rights: `python -m hack.permissions_docs`.
+
+A test compares the file with what this makes, so the reference cannot fall behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.server.rights import RIGHTS, Need, Scope
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "permissions.md"
+
+_INTRO = """\
+# What the agent may do, and why
+
+<!-- Made by `python -m hack.permissions_docs` from agent/server/rights.py; edit that. -->
+
+Velero's own agent runs as cluster administrator. This one needs what is listed here, and `deploy/daemonset` and the
+chart grant exactly that; no rule has a wildcard, and tests hold both to this table.
+
+`lighter agent run --check` asks the API server for each of these rights and names those that are missing. The agent
+does the same at its start and does without where it can: the last column says what becomes of it.
+"""
+
+_COPIES = """\
+## Only for `secretNames` and `configMapNames`
+
+`backupPVC` and `restorePVC` may name secrets and ConfigMaps that a CSI driver needs beside a volume. Copying them
+takes `get` on both kinds in every namespace, and `create`, `patch`, `delete` in Velero's. Reading every secret of a
+cluster is a lot, so this is a grant of its own: `deploy/daemonset/secret-copies`, or `rbac.secretCopies` of the chart.
+"""
+
+_POD = """\
+## On the node
+
+The pod runs as user 0 with a read-only root file system, without privilege escalation, under the runtime's seccomp
+profile, and with these capabilities only:
+
+| capability | why |
+|---|---|
+| `DAC_OVERRIDE`, `DAC_READ_SEARCH` | files are read and written whatever their mode and owner |
+| `CHOWN`, `FSETID` | restored files get their owner, and keep set-uid and set-gid bits |
+| `FOWNER` | they get their mode and times although they belong to somebody else |
+| `MKNOD` | restored trees get their device nodes |
+| `SETFCAP` | restored files get their file capabilities |
+
+`/var/lib/kubelet/pods` is mounted for the volumes of pods, `/var/lib/kubelet/plugins` for those that drivers mount
+there. Without both (`hostPaths: false` of the chart) pod volumes are left alone, and snapshots are read in pods of
+their own.
+"""
+
+_WITHOUT = {
+    Need.AGENT: "it does not start",
+    Need.SNAPSHOTS: "no data of snapshots is moved",
+    Need.POD_VOLUMES: "pod volumes are left alone",
+    Need.COMFORT: "it says less, or reacts later",
+}
+
+
+def render() -> str:
+    """The whole document."""
+    return "\n".join(
+        [
+            _INTRO,
+            "## In Velero's namespace\n",
+            _table(Scope.NAMESPACE),
+            "## In the whole cluster\n",
+            _table(Scope.CLUSTER),
+            _COPIES,
+            _POD,
+        ]
+    )
+
+
+def _table(scope: Scope) -> str:
+    lines = [
+        f"| `{right.name}` | {', '.join(right.verbs)} | {right.use} | {_WITHOUT[right.need]} |"
+        for right in RIGHTS
+        if right.scope is scope
+    ]
+    return "\n".join(["| kind | verbs | to | without |", "|---|---|---|---|", *lines, ""])
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")

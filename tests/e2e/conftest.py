@@ -1,0 +1,97 @@
+"""Fixtures of the tests on a real cluster: `make e2e` runs them on the one of `hack/cluster`.
+
+KUBECONFIG names the cluster; Velero and the agent under test are installed in it. With `hack/cluster` around (its
+variable LIGHTERAGE_CLUSTER_RUN is set), tests can also take processes of the node away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.e2e.agent_switch import STOCK, AgentSwitch
+from tests.e2e.cluster import Cluster
+from tests.e2e.object_store import ObjectStore
+from tests.e2e.velero import Velero
+from tests.e2e.workload import Content, Volume, Workload, differences
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    kubeconfig = os.environ.get("KUBECONFIG")
+    if not kubeconfig:
+        pytest.fail("KUBECONFIG names no cluster: `make e2e` brings one up")
+    return Cluster(kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def velero(cluster: Cluster) -> Velero:
+    return Velero(cluster)
+
+
+@pytest.fixture(scope="session")
+def store(cluster: Cluster) -> ObjectStore:
+    return ObjectStore(cluster)
+
+
+@pytest.fixture
+def agents(cluster: Cluster) -> Iterator[AgentSwitch]:
+    """Another agent than the one under test for a while."""
+    switch = AgentSwitch(cluster)
+    yield switch
+    switch.restore()
+
+
+Comparison = Callable[[dict[str, Content], dict[str, Content]], None]
+
+
+@pytest.fixture
+def assert_equal(agents: AgentSwitch) -> Comparison:
+    """Compares content before and after; what the stock agent does not keep is not asked of it."""
+
+    def compare(before: dict[str, Content], after: dict[str, Content]) -> None:
+        found = differences(before, after, by_stock=agents.image == STOCK)
+        assert not found, "\n".join(found[:20])
+
+    return compare
+
+
+class Applications:
+    """Deploys applications in namespaces of the test's own, which go when it ends."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster = cluster
+        self.name = name
+        """Unique to the test run: for namespaces, backups, restores."""
+        self.namespaces = [name]
+
+    def deploy(self, *volumes: Volume, **options: dict[str, str]) -> Workload:
+        workload = Workload(self._cluster, self.name, volumes, **options)
+        workload.deploy()
+        return workload
+
+    def elsewhere(self, workload: Workload) -> Workload:
+        """The same application as a restore into another namespace makes it."""
+        namespace = f"{self.name}-copy"
+        self.namespaces.append(namespace)
+        return Workload(self._cluster, namespace, workload.volumes)
+
+    def delete(self) -> None:
+        """The disaster."""
+        self._cluster.delete_namespaces(self.namespaces)
+
+
+@pytest.fixture
+def applications(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Applications]:
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-").removeprefix("test-")
+    unique = os.urandom(3).hex()
+    made = Applications(cluster, f"{words[:32].strip('-')}-{unique}")
+    yield made
+    for namespace in made.namespaces:
+        cluster.delete("Namespace", namespace)
+    for volume in cluster.list("PersistentVolume"):
+        if volume["metadata"]["name"].startswith(made.name):
+            cluster.delete("PersistentVolume", volume["metadata"]["name"])

@@ -1,0 +1,89 @@
+"""What users do all the time beside a plain backup and restore: hooks, schedules, deletion, maintenance (needs §2)."""
+
+from __future__ import annotations
+
+import json
+
+from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object
+from tests.e2e.conftest import Applications, Comparison
+from tests.e2e.object_store import ObjectStore
+from tests.e2e.velero import MOVE, POD_VOLUMES, Velero
+from tests.e2e.workload import Volume
+
+
+def _hook(when: str, command: str) -> dict[str, str]:
+    """Annotations that have Velero run a command in the application's container."""
+    return {
+        f"{when}.hook.backup.velero.io/container": "app",
+        f"{when}.hook.backup.velero.io/command": json.dumps(["sh", "-c", command]),
+    }
+
+
+def test_hooks_run_around_a_pod_volume(applications: Applications, velero: Velero) -> None:
+    freeze = _hook("pre", "touch /data/files/frozen")
+    thaw = _hook("post", "rm /data/files/frozen && touch /data/files/thawed")
+    app = applications.deploy(Volume("files"), annotations=freeze | thaw)
+
+    velero.backup(app.namespace, app.namespace, *POD_VOLUMES)
+    assert app.shell("ls /data/files").split() == ["thawed"]
+
+    applications.delete()
+    velero.restore(app.namespace, app.namespace)
+    app.wait_until_running()
+    assert app.shell("ls /data/files").split() == ["frozen"]
+
+
+def test_schedule_backs_up_incrementally(applications: Applications, cluster: Cluster, velero: Velero) -> None:
+    app = applications.deploy(Volume("files"))
+    app.make("files", "small")
+    velero.command(
+        "schedule",
+        "create",
+        app.namespace,
+        "--schedule=@yearly",
+        "--ttl=24h",
+        f"--include-namespaces={app.namespace}",
+        MOVE,
+    )
+    cluster.wait("the schedule is enabled", 30, lambda: cluster.get("Schedule", app.namespace, VELERO_NAMESPACE))
+    names = [f"{app.namespace}-{number}" for number in (1, 2)]
+    for name in names:
+        velero.command("backup", "create", name, f"--from-schedule={app.namespace}")
+        velero.wait_for_backup(name)
+    (again,) = velero.movements(backup=names[1])
+    velero.command("schedule", "delete", app.namespace, "--confirm")
+    assert again.incremental_bytes == 0
+    assert again.total_bytes > 0
+
+
+def test_deletion_and_maintenance_leave_other_backups_whole(
+    applications: Applications, assert_equal: Comparison, cluster: Cluster, store: ObjectStore, velero: Velero
+) -> None:
+    app = applications.deploy(Volume("files"))
+    app.make("files", "small", "large")
+    first, second = f"{app.namespace}-1", f"{app.namespace}-2"
+    velero.backup(first, app.namespace, MOVE)
+    app.shell("rm -r /data/files/large")
+    before = app.content()
+    velero.backup(second, app.namespace, MOVE)
+
+    velero.delete_backup(first)
+    repository = f"{app.namespace}-default-kopia"
+    cluster.patch("BackupRepository", repository, VELERO_NAMESPACE, {"spec": {"maintenanceFrequency": "1s"}})
+
+    def maintained() -> bool:
+        found: Object = cluster.get("BackupRepository", repository, VELERO_NAMESPACE) or {}
+        runs = (found.get("status") or {}).get("recentMaintenance") or []
+        return any(run.get("result") == "Succeeded" for run in runs)
+
+    def how_it_stands() -> object:
+        return cluster.get("BackupRepository", repository, VELERO_NAMESPACE)
+
+    cluster.wait("Velero has maintained the repository", 420, maintained, show=how_it_stands)
+    cluster.patch("BackupRepository", repository, VELERO_NAMESPACE, {"spec": {"maintenanceFrequency": "1h"}})
+    assert store.names(f"backups/{first}/") == []
+
+    applications.delete()
+    velero.restore(app.namespace, second)
+    app.wait_until_running()
+    assert_equal(before, app.content())

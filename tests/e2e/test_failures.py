@@ -1,0 +1,234 @@
+"""What goes wrong on a real node: each ends within its bound, says why, leaves nothing behind (contract §12.16–30)."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, phase
+from tests.e2e.conftest import Applications, Comparison
+from tests.e2e.direct import Job, data_download, data_upload
+from tests.e2e.node_faults import NodeFaults, node_faults
+from tests.e2e.velero import MOVE, Movement, Velero
+from tests.e2e.workload import Volume, Workload
+
+
+@pytest.fixture
+def faults() -> NodeFaults:
+    return node_faults()
+
+
+@pytest.fixture
+def app(applications: Applications) -> Workload:
+    app = applications.deploy(Volume("files"))
+    app.make("files", "small")
+    return app
+
+
+@pytest.fixture
+def clean(app: Workload, velero: Velero) -> Iterator[None]:
+    """Whatever became of a job, none of its temporary objects may stay."""
+    yield
+    movements = [_named(found.name) for found in _jobs(app)]
+
+    def nothing_left() -> bool:
+        return not velero.leftovers([app.namespace], movements)
+
+    app.cluster.wait(
+        "nothing is left behind", 60, nothing_left, show=lambda: velero.leftovers([app.namespace], movements)
+    )
+
+
+def _jobs(app: Workload) -> list[Job]:
+    return [
+        Job(app.cluster, kind, found["metadata"]["name"])
+        for kind in ("DataUpload", "DataDownload")
+        for found in app.cluster.list(kind, VELERO_NAMESPACE)
+        if found["metadata"]["name"].startswith(app.namespace)
+    ]
+
+
+def _named(name: str) -> Movement:
+    return Movement("", name, "", "", 0, 0, "", 0, 0)
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("reached", ["New", "Accepted", "Prepared", "InProgress"])
+def test_cancel_ends_within_a_minute(app: Workload, reached: str) -> None:
+    app.make("files", "large")
+    job = data_upload(app, "files")
+    if reached != "New":
+        app.cluster.wait(f"{reached} is reached", 60, lambda: phase(job.read()) not in _before(reached))
+    job.cancel()
+    ended = job.wait_for("Canceled", "Completed", seconds=60)
+    if phase(ended) == "Canceled":
+        assert ended["status"]["message"]
+        assert ended["status"]["completionTimestamp"]
+
+
+def _before(reached: str) -> list[str]:
+    order = ["", "New", "Accepted", "Prepared", "InProgress"]
+    return order[: order.index(reached)]
+
+
+@pytest.mark.usefixtures("clean")
+def test_deleted_while_in_progress_goes_away(app: Workload) -> None:
+    app.make("files", "large")
+    job = data_upload(app, "files")
+    job.wait_for("InProgress", "Completed")
+    job.delete()
+    app.cluster.wait("the DataUpload is gone", 60, lambda: job.read() is None)
+
+
+@pytest.mark.parametrize("snapshot_id", ["", "0123456789abcdef0123456789abcdef"], ids=["empty", "unknown"])
+def test_download_of_a_snapshot_that_is_not_there_fails_fast(app: Workload, cluster: Cluster, snapshot_id: str) -> None:
+    data_upload(app, "files").wait_for("Completed")
+    waiting = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "target", "namespace": app.namespace},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+            "selector": {"matchLabels": {"velero.io/dynamic-pv-restore": f"{app.namespace}.target.abcde"}},
+        },
+    }
+    cluster.create(waiting)
+    job = data_download(app, "target", snapshot_id=snapshot_id, source_namespace=app.namespace)
+    ended = job.wait_for("Failed", seconds=60)
+    assert "snapshot" in ended["status"]["message"]
+
+
+@pytest.mark.usefixtures("clean")
+def test_wrong_credentials_fail_within_a_minute_and_say_which(app: Workload, cluster: Cluster) -> None:
+    name = f"{app.namespace}-wrong"
+    _make_location(cluster, name, "[default]\naws_access_key_id=velerokey\naws_secret_access_key=wrong\n")
+    job = data_upload(app, "files", location=name)
+    ended = job.wait_for("Failed", seconds=60)
+    assert name in ended["status"]["message"] or "credential" in ended["status"]["message"].lower()
+    cluster.delete("BackupStorageLocation", name, VELERO_NAMESPACE)
+    cluster.delete("Secret", name, VELERO_NAMESPACE)
+
+
+def _make_location(cluster: Cluster, name: str, credentials: str) -> None:
+    """A location of the same bucket with other credentials."""
+    default = cluster.get("BackupStorageLocation", "default", VELERO_NAMESPACE)
+    assert default is not None
+    metadata = {"name": name, "namespace": VELERO_NAMESPACE}
+    data = {"cloud": base64.b64encode(credentials.encode()).decode()}
+    spec = default["spec"] | {"credential": {"name": name, "key": "cloud"}, "default": False}
+    spec["objectStorage"] = spec["objectStorage"] | {"prefix": name}
+    cluster.create(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data},
+        {"apiVersion": "velero.io/v1", "kind": "BackupStorageLocation", "metadata": metadata, "spec": spec},
+    )
+
+
+@pytest.mark.disturbing
+@pytest.mark.usefixtures("clean")
+def test_volume_that_nobody_provisions_fails_with_the_reason(app: Workload, faults: NodeFaults) -> None:
+    with faults.without("csi-provisioner"):
+        job = data_upload(app, "files")
+        ended = job.wait_for("Failed", seconds=75)
+    assert job.name in ended["status"]["message"]
+    assert ended["status"]["completionTimestamp"]
+
+
+@pytest.mark.disturbing
+@pytest.mark.usefixtures("clean")
+def test_volume_that_cannot_be_mounted_fails_with_the_reason(app: Workload, faults: NodeFaults) -> None:
+    job = data_upload(app, "files")
+    job.wait_for("Accepted", "Prepared", "InProgress")
+    with faults.without("csi-driver"):
+        ended = job.wait_for("Failed", "Completed", seconds=120)
+    if phase(ended) == "Failed":
+        assert ended["status"]["message"]
+
+
+@pytest.mark.disturbing
+@pytest.mark.usefixtures("clean")
+def test_object_store_away_for_a_minute_is_waited_for(
+    app: Workload, applications: Applications, assert_equal: Comparison, faults: NodeFaults, velero: Velero
+) -> None:
+    app.make("files", "large")
+    before = app.content()
+    velero.start_backup(app.namespace, app.namespace, MOVE)
+    _wait_for_phase(app, "InProgress", "Completed")
+    with faults.without("s3"):
+        time.sleep(60)
+    velero.wait_for_backup(app.namespace)
+    velero.wait_until_available()
+    applications.delete()
+    velero.restore(app.namespace, app.namespace)
+    app.wait_until_running()
+    assert_equal(before, app.content())
+
+
+@pytest.mark.disturbing
+@pytest.mark.usefixtures("clean")
+def test_api_server_away_for_a_minute_while_data_moves(app: Workload, faults: NodeFaults, velero: Velero) -> None:
+    app.make("files", "large")
+    job = data_upload(app, "files")
+    job.wait_for("InProgress", "Completed")
+    with faults.without("apiserver"):
+        time.sleep(60)
+    app.cluster.wait("the API server answers", 60, lambda: _answers(app.cluster))
+    job.wait_for("Completed")
+    # The server's idea of what the cluster serves may be from the moment when not all of it was served again.
+    velero.restart()
+
+
+def _answers(cluster: Cluster) -> bool:
+    try:
+        cluster.kubectl("get", "--raw", "/readyz", seconds=10)
+    except AssertionError:
+        return False
+    return True
+
+
+@pytest.mark.disturbing
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("reached", ["Accepted", "InProgress"])
+def test_agent_killed_goes_on_when_it_is_back(app: Workload, cluster: Cluster, reached: str) -> None:
+    app.make("files", "large")
+    job = data_upload(app, "files")
+    cluster.wait(f"{reached} is reached", 60, lambda: phase(job.read()) not in _before(reached))
+    for pod in cluster.list("Pod", VELERO_NAMESPACE, "role=node-agent"):
+        cluster.delete("Pod", pod["metadata"]["name"], VELERO_NAMESPACE, grace=0)
+    job.wait_for("Completed", seconds=120)
+
+
+@pytest.mark.usefixtures("clean")
+def test_pod_that_holds_the_volume_is_deleted(app: Workload, cluster: Cluster) -> None:
+    app.make("files", "large")
+    job = data_upload(app, "files")
+    cluster.wait("InProgress", 60, lambda: phase(job.read()) not in _before("InProgress"))
+    cluster.delete("Pod", job.name, VELERO_NAMESPACE, grace=0)
+    ended = job.wait_for("Failed", "Completed", seconds=90)
+    if phase(ended) == "Failed":
+        assert ended["status"]["message"]
+
+
+@pytest.mark.disturbing
+@pytest.mark.usefixtures("clean")
+def test_server_restarted_while_data_moves(app: Workload, cluster: Cluster, velero: Velero) -> None:
+    app.make("files", "large")
+    velero.start_backup(app.namespace, app.namespace, MOVE)
+    _wait_for_phase(app, "Accepted", "Prepared", "InProgress", "Completed")
+    velero.restart()
+
+    def all_ended() -> bool:
+        found = velero.movements(backup=app.namespace)
+        return bool(found) and all(moved.phase in {"Completed", "Canceled", "Failed"} for moved in found)
+
+    cluster.wait("every DataUpload has ended", 120, all_ended)
+
+
+def _wait_for_phase(app: Workload, *phases: str) -> None:
+    def reached() -> bool:
+        return any(phase(job.read()) in phases for job in _jobs(app))
+
+    app.cluster.wait(f"a DataUpload is {' or '.join(phases)}", 60, reached)
