@@ -47,7 +47,7 @@ crash: venv  ## die, fail, cancel at any point (CRASH_SEED=n repeats a run)
 
 controlplane: venv  ## the agent on a real API server, with CSI and Velero; only kubelet and scheduler are played
 	@hack/system-packages etcd-server
-	$(BIN)/pytest tests/controlplane
+	$(BIN)/pytest tests/controlplane -n 3 --dist loadfile
 
 test: lint types layers unit storage interop crash cluster-test  ## everything that has to pass
 

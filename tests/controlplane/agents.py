@@ -26,13 +26,14 @@ class Agents:
         self._plane = plane
         self._nodes = nodes
         self._velero = velero
-        self._kubeconfig = Path()
+        self.kubeconfig = Path()
         self._running: dict[str, ChildProgram] = {}
+        self._flags: dict[str, tuple[str, ...]] = {}
         self._ports: dict[str, int] = {}
 
     def install(self) -> None:
         self._plane.kubectl("apply", "--server-side", "--force-conflicts", f"-k={_MANIFEST}")
-        self._kubeconfig = self._plane.service_account(NAMESPACE, "node-agent")
+        self.kubeconfig = self._plane.service_account(NAMESPACE, "node-agent")
 
     def start(self, node: str, *flags: str) -> None:
         folder = self._plane.folder / f"agent-{node}"
@@ -41,7 +42,7 @@ class Agents:
             LIGHTER,
             "agent",
             "run",
-            f"--kubeconfig={self._kubeconfig}",
+            f"--kubeconfig={self.kubeconfig}",
             f"--host-pods={self._nodes.pods_folder(node)}",
             f"--metrics-address=127.0.0.1:{port}",
             f"--node-agent-configmap={STOCK_CONFIG}",
@@ -57,21 +58,32 @@ class Agents:
         }
         program = ChildProgram(f"agent-{node}", command, folder, environment=environment)
         program.start()
-        self._running[node] = program
+        self._running[node], self._flags[node] = program, flags
 
     def wait_ready(self, node: str) -> None:
         self._running[node].wait_until("is ready", lambda: self._answers(node, "/readyz"), seconds=60)
 
     def ensure(self, *nodes: str) -> None:
-        """Have agents on exactly these nodes, ready."""
-        for node in [*self._running]:
-            if node not in nodes or not self._running[node].running:
-                self.stop(node)
+        """Have agents on these nodes, ready, without further flags."""
         for node in nodes:
+            if node in self._running and (self._flags[node] or not self._running[node].running):
+                self.stop(node)
             if node not in self._running:
                 self.start(node)
         for node in nodes:
             self.wait_ready(node)
+
+    def restart(self, *flags: str) -> None:
+        """All agents anew, with further flags."""
+        nodes = [*self._running]
+        self.stop_all()
+        for node in nodes:
+            self.start(node, *flags)
+        for node in nodes:
+            self.wait_ready(node)
+
+    def pid(self, node: str) -> int:
+        return self._running[node].pid
 
     def stop(self, node: str) -> None:
         program = self._running.pop(node, None)

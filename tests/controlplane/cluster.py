@@ -26,6 +26,7 @@ from agent.kube.resource import (
     Resource,
 )
 from agent.kube.selector import EVERYTHING, Selector
+from agent.kube.snapshots import VolumeSnapshot
 from agent.testing.control_plane import ControlPlane
 from agent.testing.control_plane_csi import DRIVER, SNAPSHOT_CLASS, STORAGE_CLASS, CsiStorage
 from agent.testing.control_plane_process import eventually, tool
@@ -36,6 +37,7 @@ from agent.testing.simulated_node import SimulatedNodes
 from tests.controlplane.agents import STOCK_CONFIG, Agents
 
 _numbers = count(1)
+_PROVISIONER_MARK = "provisioner.storage.kubernetes.io/volumesnapshot-as-source-protection"
 
 
 @dataclass(frozen=True)
@@ -134,20 +136,36 @@ class Cluster:
 
     # Velero
 
-    def back_up(self, *flags: str, namespace: str, name: str = "", wait: bool = True) -> str:
+    def back_up(self, *flags: str, namespace: str, wait: bool = True) -> str:
         """The name of the backup, which has ended if `wait`."""
-        name = name or f"backup-{next(_numbers)}"
-        waiting = ["--wait"] if wait else []
-        self.velero.cli("backup", "create", name, f"--include-namespaces={namespace}", *flags, *waiting)
+        name = f"backup-{next(_numbers)}"
+        self.velero.cli("backup", "create", name, f"--include-namespaces={namespace}", *flags)
+        if wait:
+            self.wait_ended("backup", name)
         return name
 
     def restore(self, backup: str, *flags: str, source: str, wait: bool = True) -> tuple[str, str]:
         """Restore a backup into a new namespace; the name of the restore and of the namespace."""
         name, target = f"restore-{next(_numbers)}", f"shop-{next(_numbers)}"
-        waiting = ["--wait"] if wait else []
         mapping = f"--namespace-mappings={source}:{target}"
-        self.velero.cli("restore", "create", name, f"--from-backup={backup}", mapping, *flags, *waiting)
+        self.velero.cli("restore", "create", name, f"--from-backup={backup}", mapping, *flags)
+        if wait:
+            self.wait_ended("restore", name)
         return name, target
+
+    def wait_ended(self, kind: str, name: str, seconds: float = 90.0) -> None:
+        """Wait until a backup or restore has ended, well or not."""
+        ended = {"Completed", "PartiallyFailed", "Failed", "FailedValidation"}
+        try:
+            self.eventually(f"{kind} {name} ends", lambda: self.velero.phase(kind, name) in ended, seconds)
+        except TimeoutError as error:
+            pytest.fail(f"{error}; it is {self.velero.phase(kind, name)}:\n{self.work()}")
+
+    def work(self) -> str:
+        """Phase and message of all that the agents have to do, for people."""
+        columns = "KIND:.kind,NAME:.metadata.name,PHASE:.status.phase,NODE:.status.node,MESSAGE:.status.message"
+        kinds = "datauploads,datadownloads,podvolumebackups,podvolumerestores"
+        return self.plane.kubectl("get", kinds, f"--namespace={NAMESPACE}", f"-o=custom-columns={columns}")
 
     def config(self, resource: str, document: Mapping[str, Any]) -> None:
         """A ConfigMap of Velero's namespace with one document."""
@@ -237,7 +255,7 @@ class Cluster:
         """What jobs have left behind in Velero's namespace and in the storage; see `assert_clean`."""
         found = [f"pod {pod.key}" for pod in self.objects(PODS, NAMESPACE) if pod.metadata.labels.get("role") is None]
         found += [f"claim {claim.key}" for claim in self.objects(PERSISTENT_VOLUME_CLAIMS, NAMESPACE)]
-        found += [f"snapshot {snapshot.key}" for snapshot in self.objects(VOLUME_SNAPSHOTS)]
+        found += [f"snapshot {one.key}" for one in self.objects(VOLUME_SNAPSHOTS) if not _is_held_by_provisioner(one)]
         found += [f"content {content.key.name}" for content in self.objects(VOLUME_SNAPSHOT_CONTENTS)]
         claimed = {claim.metadata.uid for claim in self.objects(PERSISTENT_VOLUME_CLAIMS)}
         for volume in self.objects(PERSISTENT_VOLUMES):
@@ -284,6 +302,14 @@ class Cluster:
         target = client.home / "restored"
         client.run("snapshot", "restore", snapshot, str(target))
         return target
+
+
+def _is_held_by_provisioner(snapshot: VolumeSnapshot) -> bool:
+    """Whether a deleted snapshot only waits for the provisioner.
+
+    It marks the source of a volume that it could not make, and looks for such marks every few minutes.
+    """
+    return snapshot.metadata.deletion_timestamp is not None and snapshot.metadata.finalizers == (_PROVISIONER_MARK,)
 
 
 def _full(resource: Resource[Any]) -> str:

@@ -16,7 +16,7 @@ from agent.testing.simulated_node import SimulatedNodes, own_mounts
 from tests.controlplane.agents import Agents
 from tests.controlplane.cluster import Cluster
 
-NODES = ("n1", "n2", "n3")
+NODES = ("n1", "n2")
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def whole_cluster(plane: ControlPlane) -> Iterator[Cluster]:
-    """Three nodes, storage, an S3 server, Velero, and our manifest in the place of its own."""
+    """Two nodes, storage, an S3 server, Velero, and our manifest in the place of its own."""
     with ExitStack() as stack:
         s3 = stack.enter_context(SeaweedServer(plane.folder / "s3"))
         storage = stack.enter_context(CsiStorage(plane))
@@ -46,8 +46,8 @@ def whole_cluster(plane: ControlPlane) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster as a test wants to find it: agents on two of its nodes, nothing broken."""
+    """The cluster as a test wants to find it: an agent on each node, nothing broken."""
     whole_cluster.default_config()
-    whole_cluster.agents.ensure("n1", "n2")
+    whole_cluster.agents.ensure(*NODES)
     yield whole_cluster
     whole_cluster.storage.faults()

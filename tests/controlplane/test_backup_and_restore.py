@@ -5,34 +5,199 @@ Numbers are those of the contract's acceptance list (§12).
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agent.kube.data_upload import DataUpload
 from agent.kube.job import Phase
-from agent.kube.resource import DATA_UPLOADS
+from agent.kube.resource import (
+    DATA_DOWNLOADS,
+    DATA_UPLOADS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    POD_VOLUME_BACKUPS,
+    POD_VOLUME_RESTORES,
+)
 from agent.kube.selector import Selector
+from agent.kube.volumes import ReclaimPolicy
+from agent.testing.control_plane_csi import LATE_STORAGE_CLASS
 from agent.testing.control_plane_velero import NAMESPACE
 from tests.controlplane.cluster import Cluster
 
 
-def of(backup: str) -> Selector:
-    return Selector(labels={"velero.io/backup-name": backup})
+def of_backup(name: str) -> Selector:
+    return Selector(labels={"velero.io/backup-name": name})
 
 
-def test_check_06_08_27_a_file_system_moves_out_and_comes_back_whole(cluster: Cluster) -> None:
-    namespace, volume = cluster.application()
-    (volume / "folder").mkdir()
-    (volume / "folder" / "file").write_bytes(b"content" * 100_000)
+def of_restore(name: str) -> Selector:
+    return Selector(labels={"velero.io/restore-name": name})
 
+
+@dataclass(frozen=True)
+class Shop:
+    """A namespace with three volumes, backed up twice."""
+
+    namespace: str
+    folders: dict[str, Path]
+    backup: str
+    uploads: dict[str, DataUpload]
+    second: str
+    second_uploads: dict[str, DataUpload]
+
+
+def _uploads(cluster: Cluster, backup: str) -> dict[str, DataUpload]:
+    return {upload.spec.source_pvc: upload for upload in cluster.objects(DATA_UPLOADS, NAMESPACE, of_backup(backup))}
+
+
+@pytest.fixture(scope="module")
+def shop(whole_cluster: Cluster) -> Shop:
+    cluster = whole_cluster
+    cluster.default_config()
+    cluster.agents.ensure("n1", "n2")
+    namespace = cluster.namespace()
+    cluster.claim(namespace, "data")
+    cluster.claim(namespace, "empty")
+    cluster.claim(namespace, "late", storage_class=LATE_STORAGE_CLASS)
+    cluster.pod(namespace, "app", ["data", "empty", "late"])
+    folders = {claim: cluster.storage.volume_of(namespace, claim) for claim in ("data", "empty", "late")}
+    (folders["data"] / "big").write_bytes(os.urandom(1 << 20) * 20)
+    (folders["data"] / "folder").mkdir()
+    (folders["data"] / "folder" / "small").write_text("small")
+    (folders["late"] / "file").write_text("late")
     backup = cluster.back_up("--snapshot-move-data", namespace=namespace)
-    assert cluster.velero.phase("backup", backup) == "Completed"
-    (upload,) = cluster.objects(DATA_UPLOADS, NAMESPACE, of(backup))
+    uploads = _uploads(cluster, backup)
+    (folders["data"] / "folder" / "new").write_text("new")
+    second = cluster.back_up("--snapshot-move-data", namespace=namespace)
+    return Shop(namespace, folders, backup, uploads, second, _uploads(cluster, second))
+
+
+def test_check_06_a_file_system_is_backed_up_and_described(cluster: Cluster, shop: Shop) -> None:
+    assert cluster.velero.phase("backup", shop.backup) == "Completed"
+    upload = shop.uploads["data"]
     assert upload.status.phase is Phase.COMPLETED
-    assert upload.status.snapshot_id and upload.status.progress.bytes_done == 700_000
+    assert upload.status.progress.bytes_done == upload.status.progress.total_bytes == (20 << 20) + 5
+    said = cluster.velero.cli("backup", "describe", shop.backup, "--details")
+    assert re.search(rf"Moved data Size \(bytes\): {(20 << 20) + 5}\b", said)
+    assert said.count("Result: succeeded") == 3
+    assert "Operation for persistentvolumeclaims" in said and "Phase:" in said
+
+
+def test_check_08_no_snapshot_claim_volume_or_pod_is_left(cluster: Cluster, shop: Shop) -> None:
     cluster.assert_clean()
 
-    found = cluster.restored_by_kopia(namespace, upload.status.snapshot_id)
-    assert (found / "folder" / "file").read_bytes() == b"content" * 100_000
+
+def test_check_09_the_second_backup_moves_what_changed(cluster: Cluster, shop: Shop) -> None:
+    upload = shop.second_uploads["data"]
+    assert upload.status.phase is Phase.COMPLETED
+    assert upload.status.progress.total_bytes == (20 << 20) + 8
+    assert 0 < upload.status.incremental_bytes < 1 << 20
+
+
+def test_check_10_an_empty_volume_has_a_snapshot_all_the_same(cluster: Cluster, shop: Shop) -> None:
+    upload = shop.uploads["empty"]
+    assert upload.status.phase is Phase.COMPLETED and upload.status.snapshot_id
+    assert list(cluster.restored_by_kopia(shop.namespace, upload.status.snapshot_id).iterdir()) == []
+
+
+def test_kopia_reads_what_the_agents_wrote(cluster: Cluster, shop: Shop) -> None:
+    snapshot = shop.second_uploads["data"].status.snapshot_id
+    found = cluster.restored_by_kopia(shop.namespace, snapshot)
+    assert _digests(found) == _digests(shop.folders["data"])
+
+
+def test_check_27_29_volumes_come_back_into_another_namespace(cluster: Cluster, shop: Shop) -> None:
+    restore, target = cluster.restore(shop.second, source=shop.namespace)
+    assert cluster.velero.phase("restore", restore) == "Completed"
+    cluster.wait_running(target, "app")
+    downloads = cluster.objects(DATA_DOWNLOADS, NAMESPACE, of_restore(restore))
+    assert [download.status.phase for download in downloads] == [Phase.COMPLETED] * 3
+    for name, folder in shop.folders.items():
+        assert _digests(cluster.storage.volume_of(target, name)) == _digests(folder)
+        claim = cluster.get(PERSISTENT_VOLUME_CLAIMS, name, target)
+        volume = cluster.get(PERSISTENT_VOLUMES, claim.spec.volume_name)
+        assert claim.status.phase == "Bound"
+        assert volume.spec.persistent_volume_reclaim_policy is ReclaimPolicy.DELETE
+        assert claim.spec.selector is not None
+        assert volume.metadata.labels.items() >= claim.spec.selector.match_labels.items()
+    assert cluster.velero.cli("restore", "describe", restore, "--details").count("Completed") >= 4
+    cluster.assert_clean()
+
+
+def test_check_45_the_columns_of_kubectl_are_filled(cluster: Cluster, shop: Shop) -> None:
+    lines = cluster.plane.kubectl("get", "datauploads", f"--namespace={NAMESPACE}").splitlines()
+    (row,) = [line for line in lines if line.startswith(shop.uploads["data"].metadata.name)]
+    assert {"Completed", str((20 << 20) + 5), "default", shop.uploads["data"].status.node} <= set(row.split())
+
+
+def test_check_40_the_location_stays_available(cluster: Cluster, shop: Shop) -> None:
+    cluster.velero.cli("backup-location", "get")
+    assert cluster.velero.phase("backupstoragelocation", "default") == "Available"
+
+
+def test_check_07_a_block_device_comes_back_byte_by_byte(cluster: Cluster) -> None:
+    cluster.config("lighterage-config", {"runner": "local"})
+    namespace, image = cluster.application(block=True, size="16Mi")
+    with image.open("r+b") as device:
+        device.write(os.urandom(3 << 20))
+        device.seek(9 << 20)
+        device.write(os.urandom(1 << 20))
+    backup = cluster.back_up("--snapshot-move-data", namespace=namespace)
+    (upload,) = cluster.objects(DATA_UPLOADS, NAMESPACE, of_backup(backup))
+    assert (upload.status.phase, upload.status.message) == (Phase.COMPLETED, "")
+    restore, target = cluster.restore(backup, source=namespace)
+    assert cluster.velero.phase("restore", restore) == "Completed"
+    assert _digest(cluster.storage.volume_of(target, "data")) == _digest(image)
+    cluster.assert_clean()
+
+
+def test_check_32_pod_volumes_go_out_and_come_back_and_the_pod_starts(cluster: Cluster) -> None:
+    namespace = cluster.namespace()
+    cluster.claim(namespace, "data")
+    cluster.pod(namespace, "app", ["data"], volumes=[{"name": "scratch", "emptyDir": {}}])
+    (cluster.storage.volume_of(namespace, "data") / "file").write_bytes(b"x" * 300_000)
+    app = cluster.wait_running(namespace, "app")
+    (
+        cluster.nodes.pods_folder(app.spec.node_name) / app.metadata.uid / "volumes/kubernetes.io~empty-dir/scratch/s"
+    ).touch()
+
+    backup = cluster.back_up("--default-volumes-to-fs-backup", "--snapshot-volumes=false", namespace=namespace)
+    assert cluster.velero.phase("backup", backup) == "Completed"
+    backups = {one.spec.volume: one for one in cluster.objects(POD_VOLUME_BACKUPS, NAMESPACE, of_backup(backup))}
+    assert {name: one.status.phase for name, one in backups.items()} == {
+        "data": Phase.COMPLETED,
+        "scratch": Phase.COMPLETED,
+    }
+    found = cluster.restored_by_kopia(namespace, backups["data"].status.snapshot_id)
+    assert (found / "file").read_bytes() == b"x" * 300_000
 
     restore, target = cluster.restore(backup, source=namespace)
     assert cluster.velero.phase("restore", restore) == "Completed"
+    restores = cluster.objects(POD_VOLUME_RESTORES, NAMESPACE, of_restore(restore))
+    assert [one.status.phase for one in restores] == [Phase.COMPLETED] * 2
     cluster.wait_running(target, "app")
-    restored = cluster.storage.volume_of(target, "data")
-    assert (restored / "folder" / "file").read_bytes() == b"content" * 100_000
+    volume = cluster.storage.volume_of(target, "data")
+    assert (volume / "file").read_bytes() == b"x" * 300_000
+    cluster.eventually("the done file is removed", lambda: not (volume / ".velero").exists(), 30)
+
+
+def test_check_39_a_deleted_backup_leaves_the_others_intact(cluster: Cluster, shop: Shop) -> None:
+    cluster.velero.cli("backup", "delete", shop.backup, "--confirm")
+    gone = ["get", "backup", shop.backup, f"--namespace={NAMESPACE}"]
+    cluster.eventually("the backup is deleted", lambda: cluster.plane.try_kubectl(*gone).returncode != 0, 60)
+    kept = shop.second_uploads["data"].status.snapshot_id
+    assert _digests(cluster.restored_by_kopia(shop.namespace, kept)) == _digests(shop.folders["data"])
+    manifests = cluster.kopia(shop.namespace).run("snapshot", "list", "--all", "--json")
+    assert shop.uploads["data"].status.snapshot_id not in manifests
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}

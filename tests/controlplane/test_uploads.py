@@ -1,0 +1,174 @@
+"""What becomes of DataUploads, without Velero's server: the tests make them, as its CSI plug-in does.
+
+Numbers are those of the contract's acceptance list (§12).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+
+from agent.kube.job import Phase
+from agent.kube.names import DATA_UPLOAD_DOWNLOAD_FINALIZER, EXPOSE_ON_GOING_LABEL
+from agent.kube.resource import DATA_UPLOADS, PERSISTENT_VOLUME_CLAIMS
+from agent.testing.control_plane_csi import LATE_STORAGE_CLASS, STORAGE_CLASS
+from agent.testing.control_plane_velero import NAMESPACE
+from tests.controlplane.agents import STOCK_CONFIG
+from tests.controlplane.cluster import Cluster
+from tests.controlplane.transfers import fill, slow_application
+
+
+def cancel(cluster: Cluster, name: str) -> None:
+    cluster.patch(DATA_UPLOADS, name, {"spec": {"cancel": True}}, NAMESPACE)
+
+
+def assert_canceled(cluster: Cluster, name: str) -> None:
+    upload = cluster.wait_final(name, seconds=60)
+    assert upload.status.phase is Phase.CANCELED
+    assert upload.status.message and upload.status.completion_timestamp is not None
+    assert upload.metadata.finalizers == ()
+    cluster.assert_clean()
+
+
+def test_check_11_12_19_many_uploads_keep_to_the_limits_and_are_done_once(cluster: Cluster) -> None:
+    cluster.config(STOCK_CONFIG, {"loadConcurrency": {"globalConfig": 2, "prepareQueueLength": 4}})
+    cluster.agents.restart()
+    namespace, volume = cluster.application()
+    fill(volume, 1)
+    names = [cluster.upload(namespace) for _ in range(10)]
+    most_running, most_exposed, crowded = 0, 0, ""
+    deadline = time.monotonic() + 150
+    while True:
+        uploads = [upload for upload in cluster.objects(DATA_UPLOADS, NAMESPACE) if upload.metadata.name in names]
+        running = Counter(upload.status.node for upload in uploads if upload.status.phase is Phase.IN_PROGRESS)
+        if max(running.values(), default=0) > most_running:
+            most_running, crowded = max(running.values()), cluster.work()
+        most_exposed = max(most_exposed, sum(EXPOSE_ON_GOING_LABEL in upload.metadata.labels for upload in uploads))
+        if all(upload.status.phase.is_final for upload in uploads):
+            break
+        assert time.monotonic() < deadline, cluster.work()
+    assert [upload.status.phase for upload in uploads] == [Phase.COMPLETED] * 10
+    assert most_running <= 2, crowded
+    assert most_exposed <= 4
+    snapshots = {upload.status.snapshot_id for upload in uploads}
+    assert len(snapshots) == 10
+    manifests = cluster.kopia(namespace).run("snapshot", "list", "--all", "--incomplete", "--show-identical", "--json")
+    assert manifests.count('"rootEntry"') == 10
+    cluster.assert_clean()
+
+
+def test_check_13_work_stays_on_the_nodes_that_were_chosen_for_it(cluster: Cluster) -> None:
+    only = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "n2"}}}
+    first = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "n1"}}, "storageClass": LATE_STORAGE_CLASS}
+    cluster.config(STOCK_CONFIG, {"loadConcurrency": {"globalConfig": 4}, "loadAffinity": [only, first]})
+    cluster.agents.restart()
+    namespace, _ = cluster.application()
+    cluster.claim(namespace, "late", storage_class=LATE_STORAGE_CLASS)
+    cluster.pod(namespace, "other", ["late"])
+    names = [cluster.upload(namespace) for _ in range(2)] + [cluster.upload(namespace, "late")]
+    assert [cluster.wait_final(name).status.node for name in names] == ["n2", "n2", "n1"]
+    cluster.assert_clean()
+
+
+def test_check_14_the_temporary_claim_is_made_as_configured(cluster: Cluster) -> None:
+    wanted = {"storageClass": LATE_STORAGE_CLASS, "readOnly": True, "annotations": {"example.com/a": "b"}}
+    cluster.config(STOCK_CONFIG, {"backupPVC": {STORAGE_CLASS: wanted}})
+    cluster.agents.restart()
+    namespace, volume = cluster.application()
+    fill(volume, 1)
+    cluster.storage.faults(delay={"NodeStageVolume": 3})
+    name = cluster.upload(namespace)
+    cluster.wait_phase(name, Phase.ACCEPTED, Phase.PREPARED, Phase.IN_PROGRESS)
+    cluster.eventually("the claim is there", lambda: bool(cluster.objects(PERSISTENT_VOLUME_CLAIMS, NAMESPACE)))
+    (claim,) = cluster.objects(PERSISTENT_VOLUME_CLAIMS, NAMESPACE)
+    assert claim.spec.storage_class_name == LATE_STORAGE_CLASS
+    assert claim.spec.access_modes == ("ReadOnlyMany",)
+    assert claim.metadata.annotations["example.com/a"] == "b"
+    assert cluster.wait_final(name).status.phase is Phase.COMPLETED
+    cluster.assert_clean()
+
+
+def test_check_16_a_volume_that_cannot_be_mounted_fails_with_the_reason(cluster: Cluster) -> None:
+    cluster.agents.restart("--data-mover-prepare-timeout=20s")
+    namespace, _ = cluster.application()
+    cluster.storage.faults(fail={"NodeStageVolume": "the backend lost the volume"})
+    upload = cluster.wait_final(cluster.upload(namespace))
+    assert upload.status.phase is Phase.FAILED
+    assert "the backend lost the volume" in upload.status.message
+    assert upload.status.completion_timestamp is not None
+    cluster.assert_clean()
+
+
+def test_a_snapshot_that_cannot_become_a_volume_fails_with_the_reason(cluster: Cluster) -> None:
+    cluster.agents.restart("--data-mover-prepare-timeout=20s")
+    namespace, _ = cluster.application()
+    cluster.storage.faults(fail={"CreateVolume": "the backend is full"})
+    upload = cluster.wait_final(cluster.upload(namespace))
+    assert upload.status.phase is Phase.FAILED
+    assert "the backend is full" in upload.status.message
+    cluster.storage.faults()
+    cluster.assert_clean()
+
+
+def test_a_snapshot_that_takes_its_time_is_waited_for(cluster: Cluster) -> None:
+    namespace, volume = cluster.application()
+    fill(volume, 1)
+    cluster.storage.faults(snapshot_ready=8)
+    name = cluster.upload(namespace)
+    assert cluster.wait_final(name).status.phase is Phase.COMPLETED
+    cluster.assert_clean()
+
+
+def test_check_17_a_new_upload_can_be_canceled(cluster: Cluster) -> None:
+    namespace, _ = cluster.application()
+    cluster.agents.stop_all()
+    name = cluster.upload(namespace, cancel=True)
+    cluster.agents.ensure("n1", "n2")
+    assert_canceled(cluster, name)
+
+
+def test_check_17_an_accepted_upload_can_be_canceled(cluster: Cluster) -> None:
+    namespace, _ = cluster.application()
+    cluster.storage.faults(fail={"NodeStageVolume": "not yet"})
+    name = cluster.upload(namespace)
+    cluster.wait_phase(name, Phase.ACCEPTED)
+    cancel(cluster, name)
+    assert_canceled(cluster, name)
+
+
+def test_check_17_an_upload_in_progress_can_be_canceled(cluster: Cluster) -> None:
+    name = cluster.upload(slow_application(cluster))
+    cluster.wait_phase(name, Phase.IN_PROGRESS)
+    cancel(cluster, name)
+    assert_canceled(cluster, name)
+
+
+def test_check_18_an_upload_that_is_deleted_in_progress_goes(cluster: Cluster) -> None:
+    name = cluster.upload(slow_application(cluster))
+    cluster.wait_phase(name, Phase.IN_PROGRESS)
+    assert DATA_UPLOAD_DOWNLOAD_FINALIZER in cluster.upload_of(name).metadata.finalizers
+    cluster.plane.kubectl("delete", "dataupload", name, f"--namespace={NAMESPACE}", "--timeout=60s")
+    cluster.assert_clean()
+
+
+def test_a_mover_of_another_name_is_left_alone(cluster: Cluster) -> None:
+    namespace, _ = cluster.application()
+    theirs = cluster.upload(namespace, datamover="somebody-else")
+    ours = cluster.upload(namespace, datamover="velero")
+    cluster.wait_final(ours)
+    upload = cluster.upload_of(theirs)
+    assert (upload.status.phase, upload.metadata.finalizers) == (Phase.EMPTY, ())
+    cluster.plane.kubectl("delete", "dataupload", theirs, f"--namespace={NAMESPACE}")
+    cluster.plane.kubectl("delete", "volumesnapshot", theirs, f"--namespace={namespace}")
+    cluster.assert_clean()
+
+
+@pytest.mark.parametrize("mover", ["velero-block"])
+def test_a_mover_that_is_not_done_yet_fails_at_once(cluster: Cluster, mover: str) -> None:
+    namespace, _ = cluster.application()
+    upload = cluster.wait_final(cluster.upload(namespace, datamover=mover), seconds=20)
+    assert upload.status.phase is Phase.FAILED
+    assert upload.status.message.startswith("mover.unsupported")
+    cluster.assert_clean()
