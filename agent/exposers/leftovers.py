@@ -23,6 +23,7 @@ from agent.exposers.discard import throw_away
 from agent.exposers.made import every, request_removal
 from agent.exposers.rebind import settle
 from agent.exposers.settings import ExposerSettings
+from agent.exposers.snapshot_content import remove_content
 from agent.kube.codec import ObjectT
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
@@ -142,7 +143,7 @@ class Leftovers:
             case VolumeSnapshotContent():
                 if obj.spec.volume_snapshot_ref.namespace != namespace:
                     return ""
-                await request_removal(self._api, VOLUME_SNAPSHOT_CONTENTS, obj)
+                await remove_content(self._api, obj)
         return f"{obj.kind} {obj.key}"
 
     async def _found(self) -> dict[str, list[_Leftover]]:

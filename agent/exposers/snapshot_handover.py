@@ -16,6 +16,12 @@ from agent.exposers.contract import Waiting
 from agent.exposers.hosting_pod import owner_of
 from agent.exposers.made import find, is_being_deleted, is_made_for, made_for, make, name_taken, request_removal
 from agent.exposers.settings import ExposerSettings
+from agent.exposers.snapshot_content import (
+    BEING_CREATED_ANNOTATION,
+    BEING_DELETED_ANNOTATION,
+    reference_of,
+    remove_content,
+)
 from agent.exposers.snapshot_record import SourceRecord
 from agent.exposers.snapshot_state import state_of_snapshot
 from agent.kube.data_upload import DataUpload
@@ -33,12 +39,7 @@ from agent.kube.snapshots import (
 from agent.kube.volumes import ObjectReference
 
 _MANAGED_BY_LABEL = "snapshot.storage.kubernetes.io/managed-by"
-_TRANSIENT = frozenset(
-    {
-        "snapshot.storage.kubernetes.io/volumesnapshot-being-created",
-        "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted",
-    }
-)
+_TRANSIENT = frozenset({BEING_CREATED_ANNOTATION, BEING_DELETED_ANNOTATION})
 """Annotations by which the snapshot controllers lock a content; a copy of them would lock ours for ever."""
 
 
@@ -104,7 +105,7 @@ class SnapshotHandover:
         if snapshot is not None:
             await request_removal(self._api, VOLUME_SNAPSHOTS, snapshot)
         else:
-            await request_removal(self._api, VOLUME_SNAPSHOT_CONTENTS, content)
+            await remove_content(self._api, content)
 
     async def remove_copies(self, job: DataUpload, record: SourceRecord | None) -> bool:
         """Remove our VolumeSnapshot, its content and the storage's snapshot; whether they are gone."""
@@ -116,7 +117,7 @@ class SnapshotHandover:
         content = await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", ours.name))
         if content is None or not _is_copy(content, job) or not _has_handle(content, record):
             return True
-        await request_removal(self._api, VOLUME_SNAPSHOT_CONTENTS, content)
+        await remove_content(self._api, content)
         return False
 
     async def remove_source(self, job: DataUpload, record: SourceRecord | None) -> bool:
@@ -127,7 +128,7 @@ class SnapshotHandover:
         if snapshot is not None:
             await request_removal(self._api, VOLUME_SNAPSHOTS, snapshot)
         elif content is not None:
-            await request_removal(self._api, VOLUME_SNAPSHOT_CONTENTS, content)
+            await remove_content(self._api, content)
         return snapshot is None and content is None
 
     async def _source_now(
@@ -141,7 +142,7 @@ class SnapshotHandover:
             snapshot = None
         name = record.content if record is not None else bound
         content = await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", name)) if name else None
-        if content is None or _reference(content) != key:
+        if content is None or reference_of(content) != key:
             return snapshot, None
         return snapshot, content if _has_handle(content, record) else None
 
@@ -171,10 +172,6 @@ def _content_name(snapshot: VolumeSnapshot) -> str:
     return snapshot.status.bound_volume_snapshot_content_name or f"snapcontent-{snapshot.metadata.uid}"
 
 
-def _reference(content: VolumeSnapshotContent) -> Key:
-    return Key(content.spec.volume_snapshot_ref.namespace, content.spec.volume_snapshot_ref.name)
-
-
 def _is_copy(obj: VolumeSnapshot | VolumeSnapshotContent, job: DataUpload) -> bool:
     """Whether it is the job's, also when a stock agent made it, which labels nothing."""
     if is_made_for(obj, job):
@@ -183,7 +180,7 @@ def _is_copy(obj: VolumeSnapshot | VolumeSnapshotContent, job: DataUpload) -> bo
         return False
     if isinstance(obj, VolumeSnapshot):
         return obj.spec.source.volume_snapshot_content_name == job.metadata.name
-    return _reference(obj) == job.key
+    return reference_of(obj) == job.key
 
 
 def _check_copies(

@@ -201,18 +201,14 @@ class FakeCsi(Player):
 
     async def _content(self, content: VolumeSnapshotContent) -> None:
         reference = content.spec.volume_snapshot_ref
-        snapshot = await self._find(VOLUME_SNAPSHOTS, Key(reference.namespace, reference.name))
-        orphan = bool(reference.uid) and (snapshot is None or snapshot.metadata.uid != reference.uid)
         if content.metadata.deletion_timestamp is None:
             content = await self._protect(VOLUME_SNAPSHOT_CONTENTS, content, _CONTENT_FINALIZER)
-            if orphan and content.spec.deletion_policy is DeletionPolicy.DELETE:
-                await self._api.delete(VOLUME_SNAPSHOT_CONTENTS, content.key)
-            elif not content.status.ready_to_use:
+            if not content.status.ready_to_use:
                 status: JsonObject = {"snapshotHandle": content.spec.source.snapshot_handle, "readyToUse": True}
                 await self._status(VOLUME_SNAPSHOT_CONTENTS, content, status)
             return
-        if reference.uid and not orphan and _BEING_DELETED not in content.metadata.annotations:
-            return
+        if reference.uid and _BEING_DELETED not in content.metadata.annotations:
+            return  # also where the snapshot is gone: nobody but its owner may say that the data can go
         if content.spec.deletion_policy is DeletionPolicy.DELETE:
             if self.faults.snapshot_deletion:
                 error: JsonObject = {"message": self.faults.snapshot_deletion, "time": self._now()}
