@@ -7,7 +7,8 @@ COPY requirements.lock requirements-build.in ./
 ENV PACKAGES=/root-of-image/usr/local/lib/python3.11/site-packages
 RUN pip install --no-cache-dir --no-deps --only-binary=:all: --no-compile --target "$PACKAGES" --requirement requirements.lock \
     && pip install --no-cache-dir --requirement requirements-build.in
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
+COPY proto proto
 COPY agent agent
 COPY hack/images/packages.py /packages.py
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --no-compile --target "$PACKAGES" . \

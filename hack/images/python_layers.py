@@ -54,6 +54,8 @@ _LIBRARY_LEFT_OUT: Final = (
     "readline.*",
     "xxlimited*",
 )
+_SOURCE_FOLDERS: Final = ("agent", "proto")
+_SOURCE_FILES: Final = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 _HERE: Final = Path(__file__).parent
 """How a layer is made is part of what it depends on."""
 _CA_BUNDLES: Final = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
@@ -97,7 +99,7 @@ def requirements() -> Recipe:
 
 def project() -> Recipe:
     """The project's own wheel, and a command for each of its entry points."""
-    inputs = (ROOT / "agent", ROOT / "pyproject.toml", ROOT / "LICENSE")
+    inputs = [ROOT / name for name in (*_SOURCE_FOLDERS, *_SOURCE_FILES)]
 
     def fill(root: Path) -> None:
         packages = root / PACKAGES
@@ -120,8 +122,9 @@ def _copy_source(target: Path) -> None:
     """The work tree without what was built in it."""
     target.mkdir()
     built = shutil.ignore_patterns("__pycache__", "*.so", "*.pyc")
-    shutil.copytree(ROOT / "agent", target / "agent", ignore=built)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in _SOURCE_FOLDERS:
+        shutil.copytree(ROOT / name, target / name, ignore=built)
+    for name in _SOURCE_FILES:
         shutil.copyfile(ROOT / name, target / name)
 
 

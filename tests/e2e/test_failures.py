@@ -176,7 +176,7 @@ def test_api_server_away_for_a_minute_while_data_moves(app: Workload, faults: No
     with faults.without("apiserver"):
         time.sleep(60)
     app.cluster.wait("the API server answers", 60, lambda: _answers(app.cluster))
-    job.wait_for("Completed")
+    job.wait_for("Completed", seconds=150)
     # The server's idea of what the cluster serves may be from the moment when not all of it was served again.
     velero.restart()
 
