@@ -7,14 +7,12 @@
 
 Pods get nodes, volumes are mounted where a kubelet mounts them (by the CSI driver itself), status and heartbeats are
 written, deleted pods end. What is played and what is left out: `simulated_node_scheduler`, `simulated_node_kubelet`.
-Mounting needs root; `own_mounts` keeps the mounts of a test run apart from those of the machine.
+Mounting needs root; `control_plane_isolation` keeps the mounts of a test run apart from those of the machine.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import random
 import threading
 from collections.abc import Coroutine
@@ -41,24 +39,8 @@ _RESTORE_HELPER = "velero-restore-helper"
 _ZONE = "topology.kubernetes.io/zone"
 _SOON_SECONDS = 0.2
 _WORKERS = 4
-_NEW_MOUNTS = 0x00020000
-_RECURSIVE, _PRIVATE, _SHARED = 0x4000, 0x40000, 0x100000
 
 _T = TypeVar("_T")
-
-
-def own_mounts() -> None:
-    """Give this thread and its children mounts of their own: they vanish with them, and the machine never sees them.
-
-    Within, later mounts are seen everywhere, as a kubelet's are by an agent with HostToContainer propagation.
-
-    Raises `PermissionError` where the kernel does not allow it.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    apart = libc.unshare(_NEW_MOUNTS) or libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None)
-    if apart or libc.mount(b"none", b"/", None, _RECURSIVE | _SHARED, None):
-        number = ctypes.get_errno()
-        raise PermissionError(number, f"mounts of their own need root: {os.strerror(number)}")
 
 
 class SimulatedNodes:

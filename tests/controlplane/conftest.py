@@ -9,20 +9,25 @@ import pytest
 
 from agent.testing.control_plane import ControlPlane
 from agent.testing.control_plane_csi import CsiStorage
+from agent.testing.control_plane_isolation import isolate
 from agent.testing.control_plane_process import tool
 from agent.testing.control_plane_velero import VeleroServer
 from agent.testing.s3_server import SeaweedServer
-from agent.testing.simulated_node import SimulatedNodes, own_mounts
+from agent.testing.simulated_node import SimulatedNodes
 from tests.controlplane.agents import Agents
 from tests.controlplane.cluster import Cluster
 
 NODES = ("n1", "n2")
+TOOLS = ("kube-apiserver", "csi-test-driver", "velero", "velero-crds-1.18", "kopia", "snapshot-crds")
+"""One of each Go module."""
 
 
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """etcd, API server and controllers, with the kinds of Velero and of the CSI snapshotter."""
-    own_mounts()
+    for name in TOOLS:
+        tool(name)  # built or found while there is still a network
+    isolate()
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as running:
         running.install_definitions(tool("velero-crds-1.18"), tool("snapshot-crds"))
         yield running
