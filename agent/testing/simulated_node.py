@@ -65,7 +65,7 @@ class SimulatedNodes:
     def __enter__(self) -> Self:
         self._thread.start()
         self._started.wait()
-        self._check()
+        self.check()
         return self
 
     def __exit__(
@@ -74,7 +74,7 @@ class SimulatedNodes:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
-        self._check()
+        self.check()
 
     def add(self, name: str, *, zone: str = "", labels: dict[str, str] | None = None) -> None:
         """A node that is ready."""
@@ -98,6 +98,11 @@ class SimulatedNodes:
         """The `pods` folder of a node's kubelet."""
         return self.folder / name / "pods"
 
+    def check(self) -> None:
+        """Raise `RuntimeError` if the simulation itself has failed."""
+        if self._failure is not None:
+            raise RuntimeError("the simulation of nodes has failed") from self._failure
+
     # Inside
 
     def _run(self) -> None:
@@ -108,12 +113,8 @@ class SimulatedNodes:
         finally:
             self._started.set()
 
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise RuntimeError("the simulation of nodes has failed") from self._failure
-
     def _do(self, work: Coroutine[Any, Any, _T]) -> _T:
-        self._check()
+        self.check()
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _main(self) -> None:
@@ -165,9 +166,8 @@ class SimulatedNodes:
     async def _sync(self, scheduler: Scheduler, key: Key) -> bool:
         pod = self._cluster.pods.store.get(key)
         if pod is None:
-            present = {other.metadata.uid for other in self._cluster.pods.store}
-            for kubelet in self._kubelets.values():
-                await kubelet.forget_gone(present)
+            for kubelet in [*self._kubelets.values()]:
+                await kubelet.forget_gone()
             return False
         if not pod.spec.node_name:
             if pod.metadata.deletion_timestamp is None:

@@ -37,6 +37,8 @@ class HostedPod:
     init_done: int = 0
     program: ChildProgram | None = None
     told: JsonObject = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while it is taken a step further, or ended."""
 
 
 class Kubelet:
@@ -107,26 +109,29 @@ class Kubelet:
         """Take the pod a step further; whether it has to be looked at again soon."""
         if not self.alive:
             return False
-        hosted = self._hosted.get(pod.metadata.uid)
+        uid = pod.metadata.uid
         if pod.metadata.deletion_timestamp is not None:
-            await self._end(pod.metadata.uid)
+            await self._end(uid)
             await self._cluster.remove(pod)
             return False
         if pod.status.phase in {PodPhase.SUCCEEDED, PodPhase.FAILED}:
-            await self._end(pod.metadata.uid)
-            return False
-        if hosted is None:
-            hosted = self._hosted[pod.metadata.uid] = HostedPod()
-        waiting = await self._mount(pod, hosted) or self._missing_image(pod)
-        if waiting is not None:
-            await self._tell(pod, hosted, _waiting(pod, *waiting))
-            return True
-        return await self._run(pod, hosted)
-
-    async def forget_gone(self, uids: set[str]) -> None:
-        """End what belongs to pods that are no longer there."""
-        for uid in self._hosted.keys() - uids:
             await self._end(uid)
+            return False
+        hosted = self._hosted.setdefault(uid, HostedPod())
+        async with hosted.lock:
+            if self._hosted.get(uid) is not hosted:  # it was ended meanwhile
+                return True
+            waiting = await self._mount(pod, hosted) or self._missing_image(pod)
+            if waiting is not None:
+                await self._tell(pod, hosted, _waiting(pod, *waiting))
+                return True
+            return await self._run(pod, hosted)
+
+    async def forget_gone(self) -> None:
+        """End what belongs to pods that are no longer there."""
+        for uid in [*self._hosted]:
+            if all(pod.metadata.uid != uid for pod in self._cluster.pods.store):
+                await self._end(uid)
 
     async def die(self) -> None:
         """As by a power cut: nothing runs, nothing is mounted, nothing is said any more."""
@@ -208,16 +213,19 @@ class Kubelet:
         hosted = self._hosted.get(uid)
         if hosted is None:
             return
-        if hosted.program is not None:
-            hosted.program.kill()
-            hosted.program = None
-        for name, mounted in list(hosted.volumes.items()):
-            await asyncio.to_thread(self._mounts.unmount, mounted)
-            del hosted.volumes[name]
-            if mounted.handle and not self._has(mounted.volume):
-                await self._detach(mounted.volume)
-        await asyncio.to_thread(self._mounts.remove_pod, uid)
-        self._hosted.pop(uid, None)
+        async with hosted.lock:
+            if self._hosted.get(uid) is not hosted:
+                return
+            if hosted.program is not None:
+                hosted.program.kill()
+                hosted.program = None
+            for name, mounted in list(hosted.volumes.items()):
+                await asyncio.to_thread(self._mounts.unmount, mounted)
+                del hosted.volumes[name]
+                if mounted.handle and not self._has(mounted.volume):
+                    await self._detach(mounted.volume)
+            await asyncio.to_thread(self._mounts.remove_pod, uid)
+            del self._hosted[uid]
 
     def _has(self, volume: str) -> bool:
         return any(mounted.volume == volume for hosted in self._hosted.values() for mounted in hosted.volumes.values())

@@ -52,6 +52,7 @@ def whole_cluster(plane: ControlPlane) -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
     """The cluster as a test wants to find it: an agent on each node, nothing broken."""
+    whole_cluster.nodes.check()
     whole_cluster.default_config()
     whole_cluster.agents.ensure(*NODES)
     yield whole_cluster
