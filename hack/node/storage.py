@@ -29,8 +29,9 @@ def object_store(layout: Layout) -> Daemon:
             "-s3",
             f"-s3.config={config}",
             f"-s3.port={S3_PORT}",
-            "-volume.max=0",
-            "-master.volumeSizeLimitMB=1024",
+            "-volume.max=200",  # by itself it would be counted by the room that the disk has now
+            "-volume.minFreeSpace=1",
+            "-master.volumeSizeLimitMB=512",
             "-master.electionTimeout=1s",
         ],
     )

@@ -14,11 +14,12 @@ from agent.base.errors import KubeError
 from agent.exposers.contract import Broken, Done, Ready, Waiting
 from agent.exposers.csi_snapshot import CsiSnapshotExposer
 from agent.kube.agent_config import BackupPVC
+from agent.kube.codec import JsonObject
 from agent.kube.meta import Key
-from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS, SECRETS, VOLUME_SNAPSHOT_CONTENTS
+from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS, PODS, SECRETS, VOLUME_SNAPSHOT_CONTENTS, VOLUME_SNAPSHOTS
 from agent.kube.volumes import BindingMode, ReclaimPolicy
 from agent.testing.crashing_kube import CrashingKube, Died, FlakyKube
-from tests.unit.exposers.csi_kit import JOB, SECONDS_PER_LOOK, SOURCE_SNAPSHOT, World
+from tests.unit.exposers.csi_kit import JOB, NAME, SECONDS_PER_LOOK, SOURCE_SNAPSHOT, World
 
 
 def _early() -> World:
@@ -198,4 +199,25 @@ async def test_an_api_server_that_loses_requests_and_answers_delays_but_changes_
 
     assert isinstance(await persist(lambda state: isinstance(state, Ready), cleaning=False), Ready)
     assert await persist(lambda state: state == Done(), cleaning=True) == Done()
+    assert await world.left() == []
+
+
+async def test_a_content_whose_snapshot_went_before_it_was_protected_is_removed_all_the_same() -> None:
+    """The snapshot controller binds both a moment before it protects the snapshot, which a cancel then takes away."""
+    world = World()
+    await world.build()
+    assert isinstance(await world.exposer().advance(await world.job()), Waiting)
+    for resource in (PODS, PERSISTENT_VOLUME_CLAIMS):  # the look ended before it came to them
+        await world.kube.delete(resource, JOB)
+    snapshot = await world.kube.get(VOLUME_SNAPSHOTS, JOB)
+    assert not snapshot.metadata.finalizers
+    content = await world.kube.get(VOLUME_SNAPSHOT_CONTENTS, Key("", NAME))
+    bound: JsonObject = {
+        "metadata": {"finalizers": ["snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"]},
+        "spec": {"volumeSnapshotRef": {"uid": snapshot.metadata.uid}},
+    }
+    await world.kube.patch(
+        VOLUME_SNAPSHOT_CONTENTS, content.key, bound, resource_version=content.metadata.resource_version
+    )
+    assert await world.clean_up() == Done()
     assert await world.left() == []

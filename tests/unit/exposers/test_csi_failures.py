@@ -8,7 +8,6 @@ from agent.base.errors import KubeForbidden, KubeInvalid, KubeUnavailable, Light
 from agent.exposers.contract import Broken, Done, Ready, Waiting
 from agent.exposers.snapshot_record import SourceRecord, read_record, write_record
 from agent.kube.agent_config import BackupPVC, LoadAffinity, RunnerChoice
-from agent.kube.codec import JsonObject
 from agent.kube.meta import Key
 from agent.kube.resource import (
     BACKUP_STORAGE_LOCATIONS,
@@ -497,26 +496,5 @@ async def test_a_source_that_its_owner_deletes_during_the_hand_over_is_definite(
     await world.csi.step(2)
     assert (await _broken(world, looks=1)).code == "expose.snapshot-failed"
     world.csi.faults.snapshot_deletion = ""
-    assert await world.clean_up() == Done()
-    assert await world.left() == []
-
-
-async def test_a_content_whose_snapshot_went_before_it_was_protected_is_removed_all_the_same() -> None:
-    """The snapshot controller binds both a moment before it protects the snapshot, which a cancel then takes away."""
-    world = World()
-    await world.build()
-    assert isinstance(await world.exposer().advance(await world.job()), Waiting)
-    for resource in (PODS, PERSISTENT_VOLUME_CLAIMS):  # the look ended before it came to them
-        await world.kube.delete(resource, JOB)
-    snapshot = await world.kube.get(VOLUME_SNAPSHOTS, JOB)
-    assert not snapshot.metadata.finalizers
-    content = await world.kube.get(VOLUME_SNAPSHOT_CONTENTS, Key("", NAME))
-    bound: JsonObject = {
-        "metadata": {"finalizers": ["snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"]},
-        "spec": {"volumeSnapshotRef": {"uid": snapshot.metadata.uid}},
-    }
-    await world.kube.patch(
-        VOLUME_SNAPSHOT_CONTENTS, content.key, bound, resource_version=content.metadata.resource_version
-    )
     assert await world.clean_up() == Done()
     assert await world.left() == []
