@@ -60,8 +60,9 @@ _NAMED = 100
 _TEXT = 1_024
 """Characters of each, and of a path in progress."""
 _DEVICE_THREADS = 2
-_RETRY = RetryPolicy(attempts=60, total=600.0)
-"""A store that is away for some minutes does not cost a job what it has done."""
+_RETRY = RetryPolicy(attempts=60, quick_attempts=60, total=600.0)
+"""A store that is away for some minutes does not cost a job what it has done, nor its start: Velero's server has opened
+the repository before there was a job, so the address is right."""
 
 
 class Execution:
