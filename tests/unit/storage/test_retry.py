@@ -90,6 +90,12 @@ async def test_a_store_that_has_answered_before_is_waited_for_when_nobody_listen
     assert await storage.get(PACK) == b"data"
 
 
+async def test_a_store_that_never_answered_is_waited_for_where_its_address_is_known_to_be_right() -> None:
+    inner = Failing(*(ConnectionRefused("restarting") for _ in range(8)))
+    assert await retrying(inner, VirtualClock(), quick_attempts=10).get(PACK) == b"data"
+    assert inner.attempts == 9
+
+
 async def test_total_time_is_bounded() -> None:
     clock = VirtualClock()
     inner = Failing(*(StorageUnavailable("busy", retry_after=100) for _ in range(99)))
