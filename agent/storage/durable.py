@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import re
 import secrets
@@ -34,7 +33,6 @@ _PIECE = 8 << 20
 _DIRECT_FROM = 4 << 20
 _DIRECT_PIECE = 32 << 20
 _DIRECT_BLOCK = 4096
-_HUGE_FROM = 4 << 20
 _MAX_VECTORS = 512
 _TEMPORARY = re.compile(r".+\.tmp\.[0-9a-f]{16}\Z").match
 _STALE_SECONDS = 24 * 3600.0
@@ -132,9 +130,9 @@ def advance(steps: Steps[T], granted: int | None, unlimited: Callable[[], bool])
     return wanted
 
 
-def read_range(fd: int, offset: int, length: int, canceled: threading.Event) -> Steps[Buffer]:
-    """Exactly `length` bytes from `offset`; raises `OSError` when the file shrinks meanwhile."""
-    data = _memory(length)
+def read_into(fd: int, offset: int, data: memoryview, canceled: threading.Event) -> Steps[None]:
+    """Fill `data` from `offset`; raises `OSError` when the file shrinks meanwhile."""
+    length = len(data)
     position = 0
     while position < length:
         end = position + (yield min(length - position, _PIECE))
@@ -145,20 +143,6 @@ def read_range(fd: int, offset: int, length: int, canceled: threading.Event) -> 
             if not count:
                 raise OSError(errno.EIO, "the file became shorter while it was read")
             position += count
-    return data
-
-
-def _memory(length: int) -> memoryview:
-    """Room for `length` bytes. Where it can, the system makes what is large of huge pages: a fault for each small one
-    costs more than the reading does.
-    """
-    if length < _HUGE_FROM:
-        return memoryview(bytearray(length))
-    mapping = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            mapping.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(mapping)
 
 
 def _write_all(fd: int, data: Sequence[Buffer], canceled: threading.Event) -> Steps[None]:

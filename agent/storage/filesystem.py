@@ -32,8 +32,9 @@ from agent.base.errors import (
     StorageUnsupported,
     UsageError,
 )
+from agent.storage.answer_memory import AnswerMemory
 from agent.storage.base import BlobId, BlobMetadata, Buffer, Retention, check_blob_id
-from agent.storage.durable import FOLDER_MODE, Done, DurableWriter, Steps, advance, read_range
+from agent.storage.durable import FOLDER_MODE, Done, DurableWriter, Steps, advance, read_into
 from agent.storage.pace import Pace, TokenBucket
 from agent.storage.sharding import BLOB_SUFFIX, DEFAULT_LAYOUT, PARAMETERS_FILE, Layout, detect_layout, read_layout
 
@@ -53,6 +54,7 @@ class FilesystemStorage:
         self._layout_lock = threading.Lock()
         self._layout: Layout | None = None
         self._writer = DurableWriter(self._root)
+        self._memory = AnswerMemory()
 
     @classmethod
     async def open(cls, root: str, *, create: bool = False, pace: Pace | None = None) -> FilesystemStorage:
@@ -98,7 +100,9 @@ class FilesystemStorage:
                     raise BlobTooShort(
                         f"blob {blob_id} in {self.location} has {size} bytes, {offset}..{end} were asked"
                     )
-                return (yield from read_range(fd, offset, end - offset, canceled))
+                data = self._memory.take(end - offset)
+                yield from read_into(fd, offset, data, canceled)
+                return data
             finally:
                 os.close(fd)
 
