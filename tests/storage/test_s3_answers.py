@@ -111,8 +111,16 @@ async def test_after_a_listing_a_missing_blob_is_believed_at_once(recording: Rec
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("7", 7), ("-7", 0), ("soon", None), ("", None), ("nan", None), ("inf", None), ("Mon, 99 Foo 2026", None)]
-    + [("Wed, 21 Oct 2015 07:28:00 GMT", 0)],
+    [
+        ("7", 7),
+        ("-7", 0),
+        ("soon", None),
+        ("", None),
+        ("nan", None),
+        ("inf", None),
+        ("Mon, 99 Foo 2026", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+    ],
 )
 async def test_the_wait_that_a_store_asks_for_is_passed_on(
     recording: RecordingS3, text: str, seconds: float | None
