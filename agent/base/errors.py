@@ -40,6 +40,10 @@ class ConfigurationError(LighterageError, code="configuration.invalid", exit_sta
     """The configuration of the agent, or of the way to its API server, cannot be used."""
 
 
+class AgentSuperseded(LighterageError, code="agent.superseded", exit_status=5):
+    """Another agent of the same node has taken over its work."""
+
+
 class UsageError(LighterageError, code="usage", exit_status=2):
     """The caller asked for something that makes no sense: an option, a URL, a name."""
 
