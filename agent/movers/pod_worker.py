@@ -53,7 +53,17 @@ from agent.movers.pod_protocol import (
 )
 from agent.movers.protocol import Log
 from agent.movers.runner import RunningWork, WorkRunner
-from agent.movers.spec import BackupResult, JobError, JobResult, JobSpec, Progress, RateLimits, Secrets
+from agent.movers.spec import (
+    BackupResult,
+    JobError,
+    JobResult,
+    JobSpec,
+    Progress,
+    RateLimits,
+    S3Location,
+    Secrets,
+    UrlLocation,
+)
 from agent.movers.supervisor import JobCallbacks
 
 
@@ -96,7 +106,7 @@ class PodWorker:
         rng: random.Random,
         place: PodPlace,
         *,
-        secrets: Callable[[], Secrets],
+        secrets: Callable[[UrlLocation | S3Location], Secrets],
         leave: Callable[[str], None],
         log: Callable[[Log], None],
         stopped: asyncio.Event,
@@ -166,7 +176,7 @@ class PodWorker:
     async def _do(self) -> tuple[JobSpec, JobResult]:
         pod = await self._wait_for_job()
         spec = msgspec.structs.replace(_spec_of(pod), cache_dir=self._cache_dir)
-        secrets = self._secrets()
+        secrets = self._secrets(spec.location)
         self._redact = Redactor(secrets)
         await self._tell(STARTED_REASON, self._title("started"))
         work = asyncio.create_task(self._work(spec, secrets))
