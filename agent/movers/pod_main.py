@@ -22,7 +22,7 @@ from agent.kube.aio_transport import load_configuration
 from agent.kube.meta import Key
 from agent.movers.aws_credentials import CREDENTIALS_FILE_VARIABLE, aws_credentials
 from agent.movers.failure import Redactor, describe
-from agent.movers.memory import WorkerGroup
+from agent.movers.memory import WorkerGroup, worker_share
 from agent.movers.pod_messages import MAX_TERMINATION_MESSAGE, write_error
 from agent.movers.pod_protocol import (
     CACHE_FOLDER,
@@ -125,10 +125,12 @@ async def run_pod(
     except LighterageError as error:
         around.leave(write_error(describe(error, Redactor(Secrets(password="")))))
         raise
+    container = WorkerGroup(around.control_group)
+    options = options or MoverOptions(concurrency=1, memory_bytes=worker_share(container.limit()))
     clock, rng = SystemClock(), random.Random()  # noqa: S311  # spreads retries
     async with (
         AioKubeApi(configuration, user_agent=f"lighterage-mover/{__version__}") as api,
-        Movers(options or MoverOptions(concurrency=1), clock, around.environ) as movers,
+        Movers(options, clock, around.environ) as movers,
     ):
         worker = PodWorker(
             api,
@@ -140,7 +142,7 @@ async def run_pod(
             leave=around.leave,
             log=log,
             stopped=stopped,
-            was_out_of_memory=WorkerGroup(around.control_group).was_exhausted,
+            was_out_of_memory=container.was_exhausted,
             cache_dir=str(around.cache_folder) if around.cache_folder.is_dir() else "",
         )
         return await worker.run()

@@ -66,6 +66,8 @@ from agent.movers.spec import (
 )
 from agent.movers.supervisor import JobCallbacks
 
+_MEMORY_HINT = "raise podResources.memoryLimit of mover pods, or lower the number of threads of a job"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodPlace:
@@ -186,11 +188,12 @@ class PodWorker:
             if not work.done():
                 raise CanceledError("the pod was told to end, and the job did not save what it had in time")
             return spec, work.result()
+        except MoverOutOfMemory as error:
+            raise MoverOutOfMemory(error.message, hint=_MEMORY_HINT) from None
         except MoverCrashed as error:
             if self._was_out_of_memory():
                 raise MoverOutOfMemory(
-                    f"the mover pod needed more memory than it was allowed; {error.message}",
-                    hint="raise the memory limit of mover pods, or lower the number of threads of a job",
+                    f"the mover pod needed more memory than it was allowed; {error.message}", hint=_MEMORY_HINT
                 ) from None
             raise
         finally:

@@ -240,3 +240,10 @@ async def test_a_worker_that_the_kernel_killed_for_want_of_memory_is_told_from_a
     with pytest.raises(error, match="killed by SIGKILL"):
         await cluster.worker().run()
     assert error.code in cluster.messages[-1]
+
+
+async def test_a_worker_that_reached_its_own_limit_leaves_an_error_that_says_what_to_raise():
+    cluster = await with_job(error=MoverOutOfMemory("the worker needed more memory than it was allowed"))
+    with pytest.raises(MoverOutOfMemory, match=r"podResources\.memoryLimit"):
+        await cluster.worker().run()
+    assert MoverOutOfMemory.code in cluster.messages[-1]
