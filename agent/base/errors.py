@@ -210,6 +210,10 @@ class NodeLost(ExposeError, code="expose.node-lost", exit_status=118):
     """Nobody looks after the work of a node any more, or no node ever did."""
 
 
+class VolumeTakenAway(ExposeError, code="expose.taken-away", exit_status=118):
+    """The pod that held the volume was deleted, or the volume unmounted, while its data was moved."""
+
+
 class ExposeUnsupported(ExposeError, code="expose.unsupported", exit_status=119):
     """The volume is of a kind that this release cannot make accessible."""
 

@@ -2,7 +2,8 @@
 
 With it the kernel counts all of the worker's memory and says who was killed for want of it. Elsewhere the worker gets
 `RLIMIT_DATA`, which counts its own data only. In a mover pod that is set below what the container may have: then a job
-that needs too much ends with an error that says so, and not with the pod. Blocking calls on files in memory: the supervisor makes them in a thread.
+that needs too much ends with an error that says so, and not with the pod. Blocking calls on files in memory: the
+supervisor makes them in a thread.
 """
 
 from __future__ import annotations
