@@ -110,8 +110,8 @@ def backup(
     """Take a snapshot of a folder, block device or image.
 
     Only what changed since the newest snapshot of the same source is read, only what the repository does not have is
-    stored. Interrupted, it saves what there is, and the next run goes on from there. Exit status 73: the snapshot was
-    saved, but something could not be read.
+    stored. Interrupted, it saves what there is if the store takes it within ten seconds, and the next run goes on from
+    there. Exit status 73: the snapshot was saved, but something could not be read.
     """
     if full and parent:
         raise UsageError("--parent and --force-full exclude each other")
@@ -140,7 +140,7 @@ def backup(
     started = time.monotonic()
 
     def interrupt() -> None:
-        note("\nInterrupted: saving what there is. Once more ends it at once.")
+        note(f"\nInterrupted: saving what there is, for {options.save_within:g} seconds. Once more ends it at once.")
         cancellation.cancel()
 
     async def work() -> BackupResult:

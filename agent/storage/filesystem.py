@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
@@ -42,6 +43,9 @@ T = TypeVar("T")
 
 _THREADS = 8
 _LIST_BATCH = 1000
+
+
+_log = logging.getLogger(__name__)
 
 
 class FilesystemStorage:
@@ -206,9 +210,12 @@ class FilesystemStorage:
     def _layout_for_reading(self) -> Layout:
         if self._layout is None:
             with self._layout_lock:
-                layout = read_layout(self._root) or detect_layout(self._root)
-                if layout is None:  # an empty folder: whoever writes first decides
-                    return DEFAULT_LAYOUT
+                layout = read_layout(self._root)
+                if layout is None:
+                    layout = detect_layout(self._root)
+                    if layout is None:  # an empty folder: whoever writes first decides
+                        return DEFAULT_LAYOUT
+                    _warn_of_lost_parameters(self._root, layout)
                 self._layout = layout
         return self._layout
 
@@ -258,6 +265,17 @@ class FilesystemStorage:
 
 def _go_on(steps: Steps[T], granted: int | None, bucket: TokenBucket, _: threading.Event) -> Done[T] | int:
     return advance(steps, granted, lambda: bucket.rate <= 0)
+
+
+def _warn_of_lost_parameters(root: str, layout: Layout) -> None:
+    """Reading and writing go on; other clients assume a layout of old and may find nothing."""
+    _log.warning(
+        "%s is missing in %s: blobs are looked for where others of their kind lie, but kopia may not find them;"
+        " a file with this line brings it back: %s",
+        PARAMETERS_FILE,
+        root,
+        layout.to_json().decode().strip(),
+    )
 
 
 @contextmanager
