@@ -28,7 +28,7 @@ def assert_canceled(cluster: Cluster, name: str) -> None:
     upload = cluster.wait_final(name, seconds=60)
     assert upload.status.phase is Phase.CANCELED
     assert upload.status.message and upload.status.completion_timestamp is not None
-    assert upload.metadata.finalizers == ()
+    cluster.eventually("its finalizer goes", lambda: cluster.upload_of(name).metadata.finalizers == ())
     cluster.assert_clean()
 
 
