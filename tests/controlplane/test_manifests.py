@@ -94,6 +94,7 @@ def test_what_kustomize_makes_is_taken_without_a_field_that_is_not_known(
     assert take(plane, found)
 
 
+@pytest.mark.check(46)
 def test_the_account_of_the_chart_may_do_what_the_agent_needs_and_not_more(
     plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

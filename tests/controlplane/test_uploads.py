@@ -32,6 +32,7 @@ def assert_canceled(cluster: Cluster, name: str) -> None:
     cluster.assert_clean()
 
 
+@pytest.mark.check(11, 12, 19)
 def test_check_11_12_19_many_uploads_keep_to_the_limits_and_are_done_once(cluster: Cluster) -> None:
     cluster.config(STOCK_CONFIG, {"loadConcurrency": {"globalConfig": 2, "prepareQueueLength": 4}})
     cluster.agents.restart()
@@ -59,6 +60,7 @@ def test_check_11_12_19_many_uploads_keep_to_the_limits_and_are_done_once(cluste
     cluster.assert_clean()
 
 
+@pytest.mark.check(13)
 def test_check_13_work_stays_on_the_nodes_that_were_chosen_for_it(cluster: Cluster) -> None:
     only = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "n2"}}}
     first = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "n1"}}, "storageClass": LATE_STORAGE_CLASS}
@@ -72,6 +74,7 @@ def test_check_13_work_stays_on_the_nodes_that_were_chosen_for_it(cluster: Clust
     cluster.assert_clean()
 
 
+@pytest.mark.check(14)
 def test_check_14_the_temporary_claim_is_made_as_configured(cluster: Cluster) -> None:
     wanted = {"storageClass": LATE_STORAGE_CLASS, "readOnly": True, "annotations": {"example.com/a": "b"}}
     cluster.config(STOCK_CONFIG, {"backupPVC": {STORAGE_CLASS: wanted}})
@@ -90,6 +93,7 @@ def test_check_14_the_temporary_claim_is_made_as_configured(cluster: Cluster) ->
     cluster.assert_clean()
 
 
+@pytest.mark.check(16)
 def test_check_16_a_volume_that_cannot_be_mounted_fails_with_the_reason(cluster: Cluster) -> None:
     cluster.agents.restart("--data-mover-prepare-timeout=20s")
     namespace, _ = cluster.application()
@@ -121,6 +125,7 @@ def test_a_snapshot_that_takes_its_time_is_waited_for(cluster: Cluster) -> None:
     cluster.assert_clean()
 
 
+@pytest.mark.check(17)
 def test_check_17_a_new_upload_can_be_canceled(cluster: Cluster) -> None:
     namespace, _ = cluster.application()
     cluster.agents.stop_all()
@@ -129,6 +134,7 @@ def test_check_17_a_new_upload_can_be_canceled(cluster: Cluster) -> None:
     assert_canceled(cluster, name)
 
 
+@pytest.mark.check(17)
 def test_check_17_an_accepted_upload_can_be_canceled(cluster: Cluster) -> None:
     namespace, _ = cluster.application()
     cluster.storage.faults(fail={"NodeStageVolume": "not yet"})
@@ -138,6 +144,7 @@ def test_check_17_an_accepted_upload_can_be_canceled(cluster: Cluster) -> None:
     assert_canceled(cluster, name)
 
 
+@pytest.mark.check(17)
 def test_check_17_an_upload_in_progress_can_be_canceled(cluster: Cluster) -> None:
     name = cluster.upload(slow_application(cluster))
     cluster.wait_phase(name, Phase.IN_PROGRESS)
@@ -145,6 +152,7 @@ def test_check_17_an_upload_in_progress_can_be_canceled(cluster: Cluster) -> Non
     assert_canceled(cluster, name)
 
 
+@pytest.mark.check(18)
 def test_check_18_an_upload_that_is_deleted_in_progress_goes(cluster: Cluster) -> None:
     name = cluster.upload(slow_application(cluster))
     cluster.wait_phase(name, Phase.IN_PROGRESS)

@@ -168,6 +168,7 @@ async def test_a_class_that_waits_for_a_consumer_waits_for_the_users_pod() -> No
     assert (pod.spec.node_selector, pod.spec.node_name) == ({"kubernetes.io/hostname": "node-b"}, "node-b")
 
 
+@pytest.mark.check(28)
 async def test_waiting_for_a_consumer_can_be_turned_off() -> None:
     affinity = LoadAffinity(LabelSelector(match_labels={"disk": "fast"}), storage_class="dir")
     config = AgentConfig(restore_pvc=RestorePVC(ignore_delay_binding=True), load_affinity=(affinity,))
