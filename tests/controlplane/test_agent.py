@@ -142,6 +142,7 @@ def test_check_04_a_bad_configuration_is_refused_by_name(cluster: Cluster, data:
     assert "bad-config" in done.stdout + done.stderr and word in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.check(4)
 def test_check_04_unknown_keys_are_no_hindrance(cluster: Cluster) -> None:
     cluster.config(STOCK_CONFIG, {"loadConcurrency": {"globalConfig": 1}, "keyOfANewerVelero": {"a": 1}})

@@ -22,11 +22,13 @@ from agent.kube.resource import (
     PERSISTENT_VOLUMES,
     POD_VOLUME_BACKUPS,
     POD_VOLUME_RESTORES,
+    PODS,
 )
 from agent.kube.selector import Selector
 from agent.kube.volumes import ReclaimPolicy
 from agent.testing.control_plane_csi import LATE_STORAGE_CLASS
 from agent.testing.control_plane_velero import NAMESPACE
+from tests.controlplane.agents import STOCK_CONFIG
 from tests.controlplane.cluster import Cluster
 
 
@@ -130,6 +132,46 @@ def test_check_27_29_volumes_come_back_into_another_namespace(cluster: Cluster, 
         assert claim.spec.selector is not None
         assert volume.metadata.labels.items() >= claim.spec.selector.match_labels.items()
     assert cluster.velero.cli("restore", "describe", restore, "--details").count("Completed") >= 4
+    cluster.assert_clean()
+
+
+@pytest.mark.slow
+@pytest.mark.check(28)
+def test_check_28_a_late_volume_is_restored_without_a_consumer_where_that_is_configured(cluster: Cluster) -> None:
+    cluster.config(STOCK_CONFIG, {"restorePVC": {"ignoreDelayBinding": True}})
+    cluster.agents.restart()
+    namespace = cluster.namespace()
+    cluster.claim(namespace, "late", storage_class=LATE_STORAGE_CLASS)
+    cluster.pod(namespace, "app", ["late"])
+    folder = cluster.storage.volume_of(namespace, "late")
+    (folder / "file").write_bytes(os.urandom(100_000))
+    backup = cluster.back_up("--snapshot-move-data", namespace=namespace)
+    restore, target = cluster.restore(backup, "--exclude-resources=pods", source=namespace)
+    assert cluster.velero.phase("restore", restore) == "Completed"
+    assert cluster.objects(PODS, target) == []
+    assert cluster.get(PERSISTENT_VOLUME_CLAIMS, "late", target).status.phase == "Bound"
+    assert _digests(cluster.storage.volume_of(target, "late")) == _digests(folder)
+    cluster.assert_clean()
+
+
+@pytest.mark.slow
+@pytest.mark.check(38)
+def test_check_38_wishes_of_the_uploader_reach_the_worker(cluster: Cluster) -> None:
+    namespace, folder = cluster.application()
+    with (folder / "holes").open("wb") as file:
+        file.seek(40 << 20)
+        file.write(b"end")
+    flags = ["--snapshot-move-data", "--parallel-files-upload=3"]
+    backup = cluster.back_up(*flags, namespace=namespace)
+    assert cluster.velero.phase("backup", backup) == "Completed"
+    (upload,) = cluster.objects(DATA_UPLOADS, NAMESPACE, of_backup(backup))
+    assert upload.spec.data_mover_config == {"ParallelFilesUpload": "3"}
+    for wishes, most in (["--write-sparse-files", "--parallel-files-download=3"], 1 << 20), ([], 50 << 20):
+        restore, target = cluster.restore(backup, *wishes, source=namespace)
+        assert cluster.velero.phase("restore", restore) == "Completed"
+        restored = cluster.storage.volume_of(target, "data") / "holes"
+        assert _digest(restored) == _digest(folder / "holes")
+        assert restored.stat().st_blocks * 512 <= most
     cluster.assert_clean()
 
 

@@ -118,6 +118,7 @@ def test_the_account_of_the_chart_may_do_what_the_agent_needs_and_not_more(
         plane.kubectl("delete", "clusterrole,clusterrolebinding", "lighterage-manifests")
 
 
+@pytest.mark.slow
 async def test_each_rule_that_is_taken_away_is_named_by_the_self_test(
     plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

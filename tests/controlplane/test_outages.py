@@ -38,6 +38,7 @@ def test_check_24_a_transfer_survives_the_api_server(cluster: Cluster, seconds: 
     assert ended.status.start_timestamp == upload.status.start_timestamp
 
 
+@pytest.mark.slow
 def test_an_api_server_that_hangs_is_survived_too(cluster: Cluster) -> None:
     namespace, upload = in_progress(cluster)
     cluster.plane.api_server.pause()
