@@ -22,11 +22,13 @@ from typing import Any, Final
 from agent.base.clock import SystemClock
 from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_transport import load_configuration
+from agent.kube.cluster import Node
+from agent.kube.codec import JsonObject
 from agent.kube.data_upload import CsiSnapshotSpec, DataUpload, DataUploadSpec
 from agent.kube.job import Phase, PodReference
 from agent.kube.meta import ObjectMeta
 from agent.kube.pod_volume_backup import PodVolumeBackup, PodVolumeBackupSpec
-from agent.kube.resource import DATA_UPLOADS, POD_VOLUME_BACKUPS, Resource
+from agent.kube.resource import DATA_UPLOADS, NODES, POD_VOLUME_BACKUPS, Resource
 from agent.testing.control_plane import ControlPlane
 from agent.testing.control_plane_process import tool
 from agent.testing.fake_exposer import ExposeScript
@@ -40,6 +42,8 @@ OBJECTS: Final = 2_000
 _AT_ONCE = 4
 """Jobs of one agent."""
 _JOB_SECONDS = 20.0
+_BETWEEN_STARTS_SECONDS = 0.5
+"""As pods of a DaemonSet begin; the lists of all at once would keep this one process from answering anybody."""
 _MOST_SECONDS = 1_800.0
 _QUIET_SECONDS = 60.0
 _SETTLE_SECONDS = 15.0
@@ -95,7 +99,7 @@ def measure(folder: Path, agents: int = AGENTS, objects: int = OBJECTS) -> Resul
     """Start a control plane in the folder, which is removed, and let the agents work until all objects are final."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        with ControlPlane(folder) as plane:
+        with ControlPlane(folder, node_grace=round(2 * _MOST_SECONDS)) as plane:
             plane.install_definitions(tool("velero-crds-1.18"))
             plane.kubectl("create", "namespace", NAMESPACE)
             return asyncio.run(_run(plane, agents, objects))
@@ -108,11 +112,14 @@ async def _run(plane: ControlPlane, agents: int, objects: int) -> Result:
     cluster.moved.script = lambda _: Script(seconds=_JOB_SECONDS)
     nodes = [f"node-{number}" for number in range(agents)]
     async with _clients(plane, agents + 1) as (maker, *apis):
+        for node in nodes:
+            await _make_node(maker, node)
         await _make_objects(cluster, maker, nodes, objects)
         cpu, started = _Cpu(plane), time.monotonic()
         ways = [FlakyKube(api, SystemClock(), random.Random(0), Weather(latency=0.0)) for api in apis]
         for node, way in zip(nodes, ways, strict=True):
             cluster.start_agent(node, way, SystemClock())
+            await asyncio.sleep(_BETWEEN_STARTS_SECONDS)
         completed = await _wait_final(maker, objects, started)
         seconds, spent = time.monotonic() - started, cpu.used()
         requests = _sum(ways)
@@ -136,6 +143,14 @@ async def _clients(plane: ControlPlane, count: int) -> AsyncIterator[list[AioKub
             await stack.enter_async_context(AioKubeApi(configuration, user_agent="lighterage-bench"))
             for _ in range(count)
         ]
+
+
+async def _make_node(api: AioKubeApi, name: str) -> None:
+    """One that is ready: pods of nodes that are not there would be removed."""
+    node = Node(api_version="v1", kind="Node", metadata=ObjectMeta(name=name))
+    await api.create(NODES, node)
+    ready: JsonObject = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+    await api.patch(NODES, node.key, {"status": {"conditions": [ready]}}, status=True)
 
 
 async def _make_objects(cluster: Cluster, api: AioKubeApi, nodes: list[str], objects: int) -> None:

@@ -185,11 +185,8 @@ class Cluster:
 
     # DataUploads without Velero
 
-    def upload(self, namespace: str, claim: str = "data", *, agents_of: str = NAMESPACE, **spec: Any) -> str:
-        """Take a snapshot and make a DataUpload of it, as Velero's CSI plug-in does; its name.
-
-        `agents_of` is the namespace of the Velero that it belongs to.
-        """
+    def upload(self, namespace: str, claim: str = "data", **spec: Any) -> str:
+        """Take a snapshot and make a DataUpload of it, as Velero's CSI plug-in does; its name."""
         name = f"upload-{next(_numbers)}"
         self.plane.apply(
             {
@@ -213,7 +210,7 @@ class Cluster:
                 "kind": "DataUpload",
                 "metadata": {
                     "name": name,
-                    "namespace": agents_of,
+                    "namespace": NAMESPACE,
                     "labels": {
                         "velero.io/async-operation-id": f"du-{name}",
                         "velero.io/backup-name": name,
