@@ -102,7 +102,7 @@ def test_check_02_the_command_of_veleros_own_manifest_starts_the_agent(cluster: 
     program = ChildProgram("stock-command", command, folder, environment=environment)
     program.start()
     try:
-        program.wait_until("starts", lambda: "self-test" in program.log.read_text(), seconds=30)
+        program.wait_until("starts", lambda: "self-test" in program.log.read_text(), seconds=120)
         assert "Unheard" in program.log.read_text()
     finally:
         program.stop()
