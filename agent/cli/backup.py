@@ -122,8 +122,7 @@ def backup(
 
     from agent.repository.writer import WriterOptions
     from agent.snapshots.progress import Cancellation, UploadProgress
-    from agent.snapshots.upload import CHECKPOINT_INTERVAL, UploadOptions, upload_tree
-    from agent.snapshots.upload_device import upload_device
+    from agent.snapshots.upload import CHECKPOINT_INTERVAL, UploadOptions
 
     options = UploadOptions(
         description=description,
@@ -155,8 +154,11 @@ def backup(
                     from agent.cli.selection import choose_snapshot
 
                     chosen = replace_parent(options, choose_snapshot(repository, parent, str(owner)).id)
+                if block:
+                    from agent.snapshots.upload_device import upload_device as upload
+                else:
+                    from agent.snapshots.upload import upload_tree as upload
                 async with repository.writer(WriterOptions()) as writer:
-                    upload = upload_device if block else upload_tree
                     result = await upload(
                         repository,
                         writer,

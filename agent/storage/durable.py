@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import re
 import secrets
@@ -33,6 +34,7 @@ _PIECE = 8 << 20
 _DIRECT_FROM = 4 << 20
 _DIRECT_PIECE = 32 << 20
 _DIRECT_BLOCK = 4096
+_HUGE_FROM = 4 << 20
 _MAX_VECTORS = 512
 _TEMPORARY = re.compile(r".+\.tmp\.[0-9a-f]{16}\Z").match
 _STALE_SECONDS = 24 * 3600.0
@@ -132,19 +134,31 @@ def advance(steps: Steps[T], granted: int | None, unlimited: Callable[[], bool])
 
 def read_range(fd: int, offset: int, length: int, canceled: threading.Event) -> Steps[Buffer]:
     """Exactly `length` bytes from `offset`; raises `OSError` when the file shrinks meanwhile."""
-    data = bytearray(length)
+    data = _memory(length)
     position = 0
-    with memoryview(data) as view:
-        while position < length:
-            end = position + (yield min(length - position, _PIECE))
-            while position < end:
-                if canceled.is_set():
-                    raise Stopped
-                count = os.preadv(fd, [view[position:end]], offset + position)
-                if not count:
-                    raise OSError(errno.EIO, "the file became shorter while it was read")
-                position += count
+    while position < length:
+        end = position + (yield min(length - position, _PIECE))
+        while position < end:
+            if canceled.is_set():
+                raise Stopped
+            count = os.preadv(fd, [data[position:end]], offset + position)
+            if not count:
+                raise OSError(errno.EIO, "the file became shorter while it was read")
+            position += count
     return data
+
+
+def _memory(length: int) -> memoryview:
+    """Room for `length` bytes. Where it can, the system makes what is large of huge pages: a fault for each small one
+    costs more than the reading does.
+    """
+    if length < _HUGE_FROM:
+        return memoryview(bytearray(length))
+    mapping = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(mapping)
 
 
 def _write_all(fd: int, data: Sequence[Buffer], canceled: threading.Event) -> Steps[None]:

@@ -176,7 +176,7 @@ def test_what_the_guide_says_takes_finalizers_and_annotations_away(
     }
     plane.apply({"apiVersion": "velero.io/v2alpha1", "kind": "DataUpload", "metadata": metadata, "spec": spec})
     guide = (ROOT / "docs" / "switching.md").read_text(encoding="utf-8")
-    (block,) = (one for one in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) if "finalizers" in one)
+    (block,) = (one for one in re.findall(r"```sh cluster\n(.*?)```", guide, re.DOTALL) if "finalizers" in one)
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(f'#!/bin/sh\nexec {tool("kubectl")} --kubeconfig={plane.kubeconfig} "$@"\n')
     kubectl.chmod(0o755)

@@ -81,6 +81,17 @@ async def test_a_pack_whose_bytes_are_paced_is_written_whole(tmp_path: Path) -> 
     await stack.close()
 
 
+@pytest.mark.parametrize("length", [4 << 20, (4 << 20) + 1, (9 << 20) + 4095])
+async def test_a_large_range_comes_whole_in_memory_that_may_be_written_over(tmp_path: Path, length: int) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    pack = os.urandom(length + 2)
+    await storage.put(PACK, [pack])
+    data = await storage.get(PACK, 1, length)
+    assert data == pack[1:-1]
+    assert not memoryview(data).readonly  # contents are decrypted where they lie
+    await storage.close()
+
+
 async def test_temporary_files_and_strangers_are_not_listed(tmp_path: Path) -> None:
     storage = await open_storage(f"file://{tmp_path}")
     await storage.put(PACK, [b"x"])
