@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv native lint types layers unit storage interop crash controlplane test demo bench generated lock clean
+.PHONY: help venv native lint types layers unit storage interop crash controlplane controlplane-test compatibility test demo bench generated lock clean
 .PHONY: image cluster cluster-down cluster-demo cluster-bench cluster-test e2e
 
 help:  ## what can be done here
@@ -50,7 +50,14 @@ controlplane: venv  ## the agent on a real API server, with CSI and Velero; only
 	@hack/system-packages etcd-server
 	$(BIN)/pytest tests/controlplane -n 3 --dist loadfile
 
-test: lint types layers unit storage interop crash cluster-test  ## everything that has to pass
+controlplane-test: venv  ## the same without what takes longest: what continuous integration runs
+	@hack/system-packages etcd-server
+	$(BIN)/pytest tests/controlplane -n 3 --dist loadfile -m "not slow"
+
+compatibility: venv  ## docs/compatibility.md from the last results of the tiers that have run here
+	$(BIN)/python -m hack.checks_docs
+
+test: lint types layers unit storage interop crash controlplane-test cluster-test  ## everything that has to pass
 
 image: venv  ## the agent's container image, without Docker; prints where it is
 	hack/image agent
@@ -76,7 +83,7 @@ e2e: venv  ## end to end on the real cluster: all of it
 demo: venv  ## the whole story on real data (VOLUME=/path, STORE=s3)
 	$(BIN)/python -m hack.demo
 
-bench: venv  ## beside kopia and restic on the same data (ROW=small, STORE=s3, ROUNDS=n)
+bench: venv  ## beside kopia and restic on the same data (ROW=small, STORE=s3, ROUNDS=n); ROW=agents: what many agents ask of an API server
 	$(BIN)/python -m hack.bench $(addprefix --row ,$(ROW)) $(if $(STORE),--store $(STORE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 generated: venv  ## files that are made from code: references, dashboard, rules for Prometheus' operator

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from agent.testing import loop_device
+from tests import checks
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,6 +23,10 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("lighterage")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    checks.register(config)
 
 
 @pytest.fixture(scope="session")

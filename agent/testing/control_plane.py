@@ -13,6 +13,7 @@ The programs come from `hack/tool`, etcd from PATH or `$KUBEBUILDER_ASSETS` (Deb
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -21,8 +22,8 @@ import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias, cast
@@ -35,6 +36,8 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 Manifest: TypeAlias = dict[str, Json]
 
 _TOKEN_LIFE = "10h"  # noqa: S105
+_DATA_PREFIX = "lighterage-etcd-"
+_YOUNG_SECONDS = 60.0
 
 
 class ControlPlane:
@@ -251,7 +254,28 @@ def _etcd_command(data: Path, client: int, peer: int) -> list[str]:
     ]
 
 
-def _memory_folder() -> tempfile.TemporaryDirectory[str]:
-    """Each write to etcd is flushed: a disk that is busy with the tests' own data would slow all down."""
+@contextmanager
+def _memory_folder() -> Iterator[str]:
+    """Each write to etcd is flushed: a disk that is busy with the tests' own data would slow all down.
+
+    The folder is locked while it is in use, and those of test runs that were killed go with the next one.
+    """
     memory = Path("/dev/shm")  # noqa: S108
-    return tempfile.TemporaryDirectory(prefix="etcd-", dir=memory if os.access(memory, os.W_OK) else None)
+    parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    for left in parent.glob(f"{_DATA_PREFIX}*"):
+        with suppress(OSError), _locked(left):
+            if time.time() - left.stat().st_mtime > _YOUNG_SECONDS:  # else it may just be about to be locked
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_DATA_PREFIX, dir=parent) as folder, _locked(Path(folder)):
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises `OSError` when somebody else has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

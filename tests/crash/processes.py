@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import msgspec
 
+from agent.testing.control_plane_process import tied
 from tests.crash.kit import PASSWORD
 from tests.crash.zygote import Order
 
@@ -33,7 +34,7 @@ class Commands:
         self.url = url
         self._seconds: dict[str, float] = {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.zygote"],
+            tied([sys.executable, "-m", "tests.crash.zygote"]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -20,6 +20,7 @@ _NAME = "moving-house"
 _EXPECTED = "plugins/lighterage-e2e/moving-house.json"
 
 
+@pytest.mark.check(31)
 def test_first_cluster_leaves_a_backup(cluster: Cluster, store: ObjectStore, velero: Velero) -> None:
     app = Workload(cluster, _NAME, [Volume("files")])
     app.deploy()
@@ -28,6 +29,7 @@ def test_first_cluster_leaves_a_backup(cluster: Cluster, store: ObjectStore, vel
     velero.backup(_NAME, _NAME, MOVE)
 
 
+@pytest.mark.check(31)
 def test_second_cluster_restores_it(
     assert_equal: Comparison, cluster: Cluster, store: ObjectStore, velero: Velero
 ) -> None:

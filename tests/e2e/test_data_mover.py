@@ -9,6 +9,7 @@ from tests.e2e.velero import MOVE, Velero
 from tests.e2e.workload import LATE_STORAGE_CLASS, Volume
 
 
+@pytest.mark.check(6, 8, 27)
 @pytest.mark.parametrize(
     "volume",
     [Volume("files"), Volume("late", storage_class=LATE_STORAGE_CLASS)],
@@ -36,6 +37,7 @@ def test_files_come_back_equal(
     assert velero.leftovers([app.namespace], downloads) == []
 
 
+@pytest.mark.check(7)
 def test_device_comes_back_equal(applications: Applications, assert_equal: Comparison, velero: Velero) -> None:
     app = applications.deploy(Volume("device", kind="block", size="64Mi"))
     app.shell("dd if=/dev/urandom of=/dev/device bs=1M count=8")
@@ -54,6 +56,7 @@ def test_device_comes_back_equal(applications: Applications, assert_equal: Compa
     assert velero.leftovers([app.namespace], velero.movements(restore=app.namespace)) == []
 
 
+@pytest.mark.check(10)
 def test_empty_volume_completes_and_restores(
     applications: Applications, assert_equal: Comparison, velero: Velero
 ) -> None:
@@ -70,6 +73,7 @@ def test_empty_volume_completes_and_restores(
     assert app.content() == {"/data/empty": {}}
 
 
+@pytest.mark.check(9)
 def test_next_backup_takes_only_what_changed(
     applications: Applications, assert_equal: Comparison, velero: Velero
 ) -> None:
@@ -92,6 +96,7 @@ def test_next_backup_takes_only_what_changed(
     assert_equal(changed, app.content())
 
 
+@pytest.mark.check(27)
 def test_restore_into_another_namespace(applications: Applications, assert_equal: Comparison, velero: Velero) -> None:
     app = applications.deploy(Volume("files"))
     app.make("files", "odd")
@@ -103,6 +108,7 @@ def test_restore_into_another_namespace(applications: Applications, assert_equal
     assert_equal(app.content(), copy.content())
 
 
+@pytest.mark.check(6)
 def test_several_volumes_of_one_application(
     applications: Applications, assert_equal: Comparison, velero: Velero
 ) -> None:

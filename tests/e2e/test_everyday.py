@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object
 from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.object_store import ObjectStore
@@ -19,6 +21,7 @@ def _hook(when: str, command: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.check(35)
 def test_hooks_run_around_a_pod_volume(applications: Applications, velero: Velero) -> None:
     freeze = _hook("pre", "touch /data/files/frozen")
     thaw = _hook("post", "rm /data/files/frozen && touch /data/files/thawed")
@@ -33,6 +36,7 @@ def test_hooks_run_around_a_pod_volume(applications: Applications, velero: Veler
     assert app.shell("ls /data/files").split() == ["frozen"]
 
 
+@pytest.mark.check(9)
 def test_schedule_backs_up_incrementally(applications: Applications, cluster: Cluster, velero: Velero) -> None:
     app = applications.deploy(Volume("files"))
     app.make("files", "small")
@@ -56,6 +60,7 @@ def test_schedule_backs_up_incrementally(applications: Applications, cluster: Cl
     assert again.total_bytes > 0
 
 
+@pytest.mark.check(39, 41)
 def test_deletion_and_maintenance_leave_other_backups_whole(
     applications: Applications, assert_equal: Comparison, cluster: Cluster, store: ObjectStore, velero: Velero
 ) -> None:

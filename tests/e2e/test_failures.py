@@ -55,6 +55,7 @@ def _named(name: str) -> Movement:
     return Movement("", name, "", "", 0, 0, "", 0, 0)
 
 
+@pytest.mark.check(17)
 @pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("reached", ["New", "Accepted", "Prepared", "InProgress"])
 def test_cancel_ends_within_a_minute(app: Workload, reached: str) -> None:
@@ -74,6 +75,7 @@ def _before(reached: str) -> list[str]:
     return order[: order.index(reached)]
 
 
+@pytest.mark.check(18)
 @pytest.mark.usefixtures("clean")
 def test_deleted_while_in_progress_goes_away(app: Workload) -> None:
     app.make("files", "large")
@@ -83,6 +85,7 @@ def test_deleted_while_in_progress_goes_away(app: Workload) -> None:
     app.cluster.wait("the DataUpload is gone", 60, lambda: job.read() is None)
 
 
+@pytest.mark.check(30)
 @pytest.mark.parametrize("snapshot_id", ["", "0123456789abcdef0123456789abcdef"], ids=["empty", "unknown"])
 def test_download_of_a_snapshot_that_is_not_there_fails_fast(app: Workload, cluster: Cluster, snapshot_id: str) -> None:
     data_upload(app, "files").wait_for("Completed")
@@ -127,6 +130,7 @@ def _make_location(cluster: Cluster, name: str, credentials: str) -> None:
     )
 
 
+@pytest.mark.check(16)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 def test_volume_that_nobody_provisions_fails_with_the_reason(app: Workload, faults: NodeFaults) -> None:
@@ -137,6 +141,7 @@ def test_volume_that_nobody_provisions_fails_with_the_reason(app: Workload, faul
     assert ended["status"]["completionTimestamp"]
 
 
+@pytest.mark.check(16)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 def test_volume_that_cannot_be_mounted_fails_with_the_reason(app: Workload, faults: NodeFaults) -> None:
@@ -148,6 +153,7 @@ def test_volume_that_cannot_be_mounted_fails_with_the_reason(app: Workload, faul
         assert ended["status"]["message"]
 
 
+@pytest.mark.check(26)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 def test_object_store_away_for_a_minute_is_waited_for(
@@ -167,6 +173,7 @@ def test_object_store_away_for_a_minute_is_waited_for(
     assert_equal(before, app.content())
 
 
+@pytest.mark.check(24)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 def test_api_server_away_for_a_minute_while_data_moves(app: Workload, faults: NodeFaults, velero: Velero) -> None:
@@ -189,6 +196,7 @@ def _answers(cluster: Cluster) -> bool:
     return True
 
 
+@pytest.mark.check(20)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("reached", ["Accepted", "InProgress"])
@@ -201,6 +209,7 @@ def test_agent_killed_goes_on_when_it_is_back(app: Workload, cluster: Cluster, r
     job.wait_for("Completed", seconds=120)
 
 
+@pytest.mark.check(21)
 @pytest.mark.usefixtures("clean")
 def test_pod_that_holds_the_volume_is_deleted(app: Workload, cluster: Cluster) -> None:
     app.make("files", "large")
@@ -212,6 +221,7 @@ def test_pod_that_holds_the_volume_is_deleted(app: Workload, cluster: Cluster) -
         assert ended["status"]["message"]
 
 
+@pytest.mark.check(23)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 def test_server_restarted_while_data_moves(app: Workload, cluster: Cluster, velero: Velero) -> None:

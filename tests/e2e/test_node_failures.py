@@ -59,6 +59,7 @@ def _set_image(cluster: Cluster, image: str) -> None:
     cluster.kubectl("set", "image", "daemonset/node-agent", f"node-agent={image}", place)
 
 
+@pytest.mark.check(21)
 def test_killed_worker_fails_the_job_with_the_reason(app: Workload, cluster: Cluster) -> None:
     (agent,) = cluster.list("Pod", VELERO_NAMESPACE, "role=node-agent")
     job = data_upload(app, "files")
@@ -70,6 +71,7 @@ def test_killed_worker_fails_the_job_with_the_reason(app: Workload, cluster: Clu
         assert "worker" in ended["status"]["message"]
 
 
+@pytest.mark.check(16)
 def test_missing_image_fails_within_a_minute_and_is_named(app: Workload, missing_image: str) -> None:
     job = data_upload(app, "files")
     ended = job.wait_for("Failed", seconds=60)

@@ -14,6 +14,7 @@ _PROJECTED = Volume("neighbour", kind="projected")
 """Never backed up, and in nobody's way."""
 
 
+@pytest.mark.check(32, 33)
 @pytest.mark.parametrize("kind", ["claim", "empty"])
 def test_volume_comes_back_equal(
     applications: Applications, assert_equal: Comparison, velero: Velero, kind: str
@@ -35,6 +36,7 @@ def test_volume_comes_back_equal(
     assert velero.leftovers([app.namespace], [backed_up, restored]) == []
 
 
+@pytest.mark.check(33)
 def test_generic_ephemeral_volume_comes_back_equal(
     agents: AgentSwitch, applications: Applications, assert_equal: Comparison, cluster: Cluster, velero: Velero
 ) -> None:
@@ -55,6 +57,7 @@ def test_generic_ephemeral_volume_comes_back_equal(
     assert_equal(before, app.content())
 
 
+@pytest.mark.check(33)
 def test_volume_of_the_node_comes_back_equal(
     applications: Applications, assert_equal: Comparison, cluster: Cluster, velero: Velero
 ) -> None:

@@ -40,6 +40,7 @@ def _mark_deleted(client: KopiaClient) -> None:
     client.run("content", "delete", *(name for name in names if not name.startswith("m")), _DANGEROUS)
 
 
+@pytest.mark.check(41)
 @pytest.mark.parametrize("version", [1, 3])
 @pytest.mark.parametrize("safety", ["none", "full"])
 def test_our_backups_survive_full_maintenance_between_them(

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.kopia
 _Clients = Callable[..., KopiaClient]
 
 
+@pytest.mark.check(27)
 def test_a_tree_of_every_corner_case_goes_both_ways(ours: Ours, kopia: _Clients, tmp_path: Path) -> None:
     client = kopia(ours.folder).connect()
     both_ways(ours, client, tmp_path, everything())

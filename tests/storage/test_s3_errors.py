@@ -78,6 +78,7 @@ async def test_missing_credentials_are_named(
     assert isinstance(await failure(config), CredentialsMissing)
 
 
+@pytest.mark.check(42)
 async def test_keys_come_from_a_profile_in_a_credentials_file(seaweed: SeaweedServer, tmp_path: Path) -> None:
     (tmp_path / "credentials").write_text(
         f"[velero]\naws_access_key_id={seaweed.access_key}\naws_secret_access_key={seaweed.secret_key}\n"

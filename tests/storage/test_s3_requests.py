@@ -48,6 +48,7 @@ def _customer_headers() -> dict[str, str]:
         ({"session_token": "token-of-a-session"}, {"x-amz-security-token": "token-of-a-session"}),
     ],
 )
+@pytest.mark.check(42)
 @pytest.mark.parametrize("size", [0, 1000, 5 * MIB])
 async def test_options_of_a_put_are_its_headers(
     recording: RecordingS3, options: dict[str, object], headers: dict[str, str], size: int

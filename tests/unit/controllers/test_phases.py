@@ -61,6 +61,7 @@ async def test_a_download_waits_for_its_claim_and_is_handed_over_before_it_is_co
     assert cluster.exposed["download"].finished == {Key("velero", "d")}
 
 
+@pytest.mark.check(32)
 @pytest.mark.parametrize("minor", [16, 17, 18, 19])
 async def test_pod_volumes_go_through_the_phases_that_the_server_knows(minor: int) -> None:
     cluster = Cluster(random.Random(1), server=Server(minor))
@@ -75,6 +76,7 @@ async def test_pod_volumes_go_through_the_phases_that_the_server_knows(minor: in
     await cluster.stop()
 
 
+@pytest.mark.check(37)
 @pytest.mark.parametrize(
     ("minor", "phase"), [(16, Phase.FAILED), (17, Phase.FAILED), (18, Phase.FAILED), (19, Phase.CANCELED)]
 )
@@ -92,6 +94,7 @@ async def test_a_canceled_pod_volume_backup_ends_as_its_server_can_bear(minor: i
     await cluster.stop()
 
 
+@pytest.mark.check(17)
 @pytest.mark.parametrize("seconds", [0.0, 3.0, 8.0, 14.0])
 async def test_a_cancel_ends_an_upload_within_seconds_in_every_phase(cluster: Cluster, seconds: float) -> None:
     cluster.moved.script = lambda _: Script(seconds=1000)
@@ -112,6 +115,7 @@ async def test_a_cancel_ends_an_upload_within_seconds_in_every_phase(cluster: Cl
     assert not any(cluster.moved.active.values())
 
 
+@pytest.mark.check(18)
 async def test_a_deleted_upload_is_canceled_cleaned_and_gone(cluster: Cluster) -> None:
     cluster.moved.script = lambda _: Script(seconds=1000)
     await cluster.upload("u")
@@ -297,6 +301,7 @@ async def test_no_node_works_on_more_than_its_share_and_the_namespace_exposes_no
     await cluster.stop()
 
 
+@pytest.mark.check(19)
 async def test_many_agents_accept_each_object_once(cluster: Cluster) -> None:
     for number in range(100):
         await cluster.upload(f"u{number}", node=NODES[number % 3])

@@ -24,6 +24,7 @@ async def cluster() -> AsyncIterator[Cluster]:
     await cluster.stop()
 
 
+@pytest.mark.check(22)
 async def test_a_dead_nodes_running_upload_is_failed_and_cleaned_by_another_agent_within_a_minute(
     cluster: Cluster,
 ) -> None:
@@ -83,6 +84,7 @@ async def test_a_drained_agents_running_upload_stays_in_progress_and_is_gone_on_
     assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.COMPLETED
 
 
+@pytest.mark.check(22, 37)
 async def test_a_pod_volume_backup_of_a_node_without_an_agent_is_failed(cluster: Cluster) -> None:
     await cluster.pod_backup("b", node="no-such-node")
     cluster.liveness.dead.add("no-such-node")

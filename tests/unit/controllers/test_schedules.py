@@ -30,6 +30,7 @@ def _seeds(part: int) -> list[int]:
     return list(range(part, COUNT, PARTS))
 
 
+@pytest.mark.check(24, 25, 37)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_whatever_happens_every_object_ends_once_and_nothing_is_left(part: int) -> None:
     for seed in _seeds(part):

@@ -21,6 +21,7 @@ def make(root: Path, plugin: str, folder: str, *below: str) -> Path:
     return path
 
 
+@pytest.mark.check(33)
 @pytest.mark.parametrize(
     "plugin", ["kubernetes.io~empty-dir", "kubernetes.io~nfs", "kubernetes.io~local-volume", "kubernetes.io~projected"]
 )
@@ -30,6 +31,7 @@ def test_a_volume_that_is_not_csi_is_its_folder(tmp_path: Path, plugin: str) -> 
     assert find(tmp_path, "data") == str(path)
 
 
+@pytest.mark.check(33)
 def test_a_csi_volume_is_mounted_one_folder_deeper(tmp_path: Path) -> None:
     path = make(tmp_path, "kubernetes.io~csi", "pvc-1", "mount")
     assert find(tmp_path, "pvc-1") == str(path)
@@ -42,6 +44,7 @@ def test_a_csi_volume_that_is_not_mounted_yet_is_not_found(tmp_path: Path) -> No
         find(tmp_path, "pvc-1")
 
 
+@pytest.mark.check(33)
 def test_a_block_volume_is_the_link_to_its_device(tmp_path: Path) -> None:
     device = tmp_path / "loop3"
     device.touch()

@@ -9,6 +9,7 @@ from agent.movers.spec import S3Location, UrlLocation
 from tests.unit.jobs.jobs_kit import bucket, folder, without_storage
 
 
+@pytest.mark.check(42)
 @pytest.mark.parametrize(
     ("config", "fields"),
     [

@@ -121,6 +121,7 @@ async def test_the_start_of_an_id_names_no_snapshot(snapshot):
             await job_of(ready_world(), obj)
 
 
+@pytest.mark.check(38)
 @pytest.mark.parametrize(
     ("wishes", "parallel"),
     [({}, 0), ({"ParallelFilesUpload": "10"}, 10), ({"ParallelFilesUpload": "0"}, 0)]
@@ -133,6 +134,7 @@ async def test_check_38_threads_of_a_backup_are_those_that_were_asked_for(wishes
         assert spec.parallel == parallel
 
 
+@pytest.mark.check(38)
 @pytest.mark.parametrize(
     ("wishes", "parallel", "sparse"),
     [
@@ -167,6 +169,7 @@ async def test_a_name_that_no_object_can_have_becomes_no_source(name):
             await job_of(ready_world(), obj)
 
 
+@pytest.mark.check(42)
 async def test_a_location_that_is_read_only_takes_no_backup_and_serves_restores():
     world = ready_world(bucket(access_mode=AccessMode.READ_ONLY))
     for obj in (upload(), pod_backup()):
@@ -208,6 +211,7 @@ async def test_the_password_is_trimmed_and_missed_by_name():
         await job_of(world, upload())
 
 
+@pytest.mark.check(42)
 async def test_certificates_come_from_either_place_but_not_from_both():
     spec, _ = await job_of(ready_world(bucket(ca_cert=PEM.encode())), upload())
     assert spec.location.ca_data == PEM

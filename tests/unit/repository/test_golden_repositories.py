@@ -89,6 +89,7 @@ def check_manifests(repository: Repository, expected: Json) -> None:
         assert data["startTime"] == snapshot["startTime"]
 
 
+@pytest.mark.check(43)
 @pytest.mark.parametrize("name", REPOSITORIES)
 async def test_a_repository_written_by_kopia_is_read_completely(golden: Path, golden_repository, name: str) -> None:
     expected = load_expected(golden, name)

@@ -246,6 +246,7 @@ def test_an_unfinished_large_file_is_removed(target: DirectoryWriter, tmp_path: 
     assert os.listdir(tmp_path / "target") == []
 
 
+@pytest.mark.check(38)
 def test_sparse_files_keep_their_holes(tmp_path: Path) -> None:
     with open_target((tmp_path / "t").as_posix(), WriteOptions(sparse=True)) as root:
         file = root.create_file(b"sparse", 8 << 20)
