@@ -29,6 +29,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     pod_volumes: Annotated[bool, msgspec.Meta(description="whether pod volumes can be moved there")]
     snapshots: Annotated[bool, msgspec.Meta(description="whether data of CSI snapshots can be moved there")]
     running: Annotated[int, msgspec.Meta(description="jobs that hold a place")]
+    paused: Annotated[int, msgspec.Meta(description="those of them whose data stands still")]
     waiting: Annotated[int, msgspec.Meta(description="jobs that wait for one")]
     concurrency: Annotated[int, msgspec.Meta(description="places")]
     bytes_done: Annotated[int, msgspec.Meta(description="of the volumes of jobs that run now")]
@@ -74,8 +75,19 @@ def status(agents: Agents, as_json: bool) -> None:
         if as_json:
             print_json(StatusResult(found))
             return
-        headers = ("NODE", "STATE", "RUNNING", "WAITING", "PLACES", "DONE", "POD VOLUMES", "SNAPSHOTS", "VERSION")
-        print_table(headers, [_row(one) for one in found], right=(2, 3, 4, 5))
+        headers = (
+            "NODE",
+            "STATE",
+            "RUNNING",
+            "PAUSED",
+            "WAITING",
+            "PLACES",
+            "DONE",
+            "POD VOLUMES",
+            "SNAPSHOTS",
+            "VERSION",
+        )
+        print_table(headers, [_row(one) for one in found], right=(2, 3, 4, 5, 6))
 
     run(work())
 
@@ -146,6 +158,7 @@ def _status(node: node_pb2.Node) -> AgentStatus:
         pod_volumes=node.moves_pod_volumes,
         snapshots=node.moves_snapshots,
         running=node.running_jobs,
+        paused=node.paused_jobs,
         waiting=node.waiting_jobs,
         concurrency=node.concurrency,
         bytes_done=node.bytes_done,
@@ -157,6 +170,7 @@ def _row(one: AgentStatus) -> tuple[str, ...]:
         one.node,
         "ready" if one.ready else f"not ready: {one.reason}",
         str(one.running),
+        str(one.paused),
         str(one.waiting),
         str(one.concurrency),
         size_text(one.bytes_done),

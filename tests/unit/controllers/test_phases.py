@@ -9,6 +9,7 @@ import pytest
 
 from agent.base.errors import ProvisioningFailed, RebindFailed, WrongPassword
 from agent.controllers.data_upload import DataMovers
+from agent.controllers.job import PAUSED_ANNOTATION
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.pods import ContainerState, Terminated, Waiting
@@ -109,6 +110,23 @@ async def test_a_cancel_ends_an_upload_within_seconds_in_every_phase(cluster: Cl
     assert cluster.exposed["upload"].cleaned == {Key("velero", "u")}
     assert not upload.metadata.finalizers
     assert not any(cluster.moved.active.values())
+
+
+@pytest.mark.parametrize(("said", "stands"), [("true", True), ("True", False), ("", False), ("x" * 10_000, False)])
+async def test_an_upload_that_is_marked_as_paused_begins_and_stands_still_until_the_mark_is_gone(
+    cluster: Cluster, said: str, stands: bool
+) -> None:
+    cluster.moved.script = lambda _: Script(seconds=60)
+    await cluster.upload("u")
+    await cluster.patch(DATA_UPLOADS, "u", {"metadata": {"annotations": {PAUSED_ANNOTATION: said}}})
+    _start(cluster)
+    await cluster.run(600)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is (Phase.IN_PROGRESS if stands else Phase.COMPLETED)
+    await cluster.patch(DATA_UPLOADS, "u", {"metadata": {"annotations": {PAUSED_ANNOTATION: None}}})
+    await cluster.run(100)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is Phase.COMPLETED
 
 
 async def test_a_deleted_upload_is_canceled_cleaned_and_gone(cluster: Cluster) -> None:
