@@ -9,6 +9,7 @@ import msgspec
 
 from agent.base.errors import ConfigurationError
 from agent.cli.agent_jobs import cancel, jobs, pause, resume
+from agent.cli.agent_relay import relay
 from agent.cli.agent_snapshots import cat, ls, restore
 from agent.cli.agent_state import limits, status
 from agent.cli.agent_watch import watch
@@ -50,7 +51,7 @@ def agent() -> None:
     """Run the agent of a Kubernetes node in place of Velero's, and ask agents that run."""
 
 
-for _command in (status, jobs, watch, cancel, pause, resume, limits, ls, cat, restore):
+for _command in (status, jobs, watch, cancel, pause, resume, limits, ls, cat, restore, relay):
     agent.add_command(_command)
 
 

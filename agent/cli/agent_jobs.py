@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 import msgspec
 
@@ -10,6 +13,9 @@ from agent.cli.agent_target import Agents, agent_options
 from agent.cli.console import json_result, print_json, print_table, say, size_text
 from agent.cli.run import run
 
+if TYPE_CHECKING:
+    from agent.control.client import ControlClient
+
 
 class JobsResult(msgspec.Struct, frozen=True):
     """Jobs, newest first."""
@@ -17,7 +23,10 @@ class JobsResult(msgspec.Struct, frozen=True):
     jobs: list[JobInfo]
 
 
-@click.command(epilog="\b\nExamples:\n  lighter agent jobs\n  lighter agent jobs --all-nodes --unfinished --json")
+@click.command(
+    epilog="\b\nExamples:\n  lighter agent jobs\n  lighter agent jobs --all-nodes --unfinished --json\n"
+    "  lighter agent jobs --node all --unfinished"
+)
 @json_result(JobsResult)
 @click.option("--all-nodes", is_flag=True, help="Also those of other nodes, and of none.")
 @click.option("--unfinished", is_flag=True, help="Only those that have not ended.")
@@ -28,15 +37,18 @@ def jobs(agents: Agents, as_json: bool, all_nodes: bool, unfinished: bool) -> No
 
     async def work() -> None:
         chosen = jobs_pb2.JobFilter(all_nodes=all_nodes, unfinished_only=unfinished)
-        found: list[JobInfo] = []
-        for address in agents.addresses:
-            async with agents.client(address) as client:
-                found += [job_info(job) async for job in client.jobs(chosen)]
+
+        async def ask(client: ControlClient) -> list[JobInfo]:
+            return [job_info(job) async for job in client.jobs(chosen)]
+
+        answers = await agents.each(ask)
+        found = merged(answers.given)
         if as_json:
             print_json(JobsResult(found))
         else:
             headers = ("JOB", "PHASE", "NODE", "VOLUME", "DONE", "CREATED")
             print_table(headers, [_row(job) for job in found])
+        answers.end()
 
     run(work())
 
@@ -52,7 +64,7 @@ def cancel(agents: Agents, as_json: bool, job: str) -> None:
     """
 
     async def work() -> None:
-        async with agents.client(agents.only) as client:
+        async with agents.only() as client:
             info = job_info(await client.cancel(job_id(job)))
         if as_json:
             print_json(info)
@@ -74,7 +86,7 @@ def pause(agents: Agents, as_json: bool, job: str) -> None:
     """
 
     async def work() -> None:
-        async with agents.client(agents.only) as client:
+        async with agents.only() as client:
             _told(job, job_info(await client.pause(job_id(job))), as_json)
 
     run(work())
@@ -88,10 +100,20 @@ def resume(agents: Agents, as_json: bool, job: str) -> None:
     """Have a paused job go on."""
 
     async def work() -> None:
-        async with agents.client(agents.only) as client:
+        async with agents.only() as client:
             _told(job, job_info(await client.resume(job_id(job))), as_json)
 
     run(work())
+
+
+def merged(lists: Sequence[Sequence[JobInfo]]) -> list[JobInfo]:
+    """What several agents list, each job once, newest first. What its own agent says of a job goes further."""
+    known: dict[tuple[str, str], JobInfo] = {}
+    for job in (job for jobs in lists for job in jobs):
+        before = known.get((job.kind, job.name))
+        if before is None or job.bytes_done > before.bytes_done:
+            known[job.kind, job.name] = job
+    return sorted(known.values(), key=lambda job: (job.created, job.kind, job.name), reverse=True)
 
 
 def _told(job: str, info: JobInfo, as_json: bool) -> None:

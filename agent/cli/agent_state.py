@@ -59,7 +59,7 @@ class LimitsResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 @click.command(
-    epilog="\b\nExamples:\n  lighter agent status\n"
+    epilog="\b\nExamples:\n  lighter agent status\n  lighter agent status --node all --context production\n"
     "  lighter agent status --json --address 10.0.0.4:8087 --address 10.0.0.5:8087 --token-file token"
 )
 @json_result(StatusResult)
@@ -68,12 +68,11 @@ def status(agents: Agents, as_json: bool) -> None:
     """Say what agents are and do now."""
 
     async def work() -> None:
-        found = []
-        for address in agents.addresses:
-            async with agents.client(address) as client:
-                found.append(_status(await client.node()))
+        answers = await agents.each(lambda client: client.node())
+        found = [_status(node) for node in answers.given]
         if as_json:
             print_json(StatusResult(found))
+            answers.end()
             return
         headers = (
             "NODE",
@@ -88,6 +87,7 @@ def status(agents: Agents, as_json: bool) -> None:
             "VERSION",
         )
         print_table(headers, [_row(one) for one in found], right=(2, 3, 4, 5, 6))
+        answers.end()
 
     run(work())
 
@@ -131,7 +131,7 @@ def limits(
         raise UsageError("--reset takes back what was set, so nothing can be set with it")
 
     async def work() -> None:
-        async with agents.client(agents.only) as client:
+        async with agents.only() as client:
             if reset:
                 state = await client.reset_limits()
             else:

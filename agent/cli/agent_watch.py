@@ -16,7 +16,7 @@ import msgspec
 
 from agent.base.errors import ControlJobFailed, LighterageError
 from agent.cli.agent_job import FINAL, JobInfo, job_id, job_info
-from agent.cli.agent_target import Agents, agent_options
+from agent.cli.agent_target import Agent, Agents, agent_options
 from agent.cli.console import json_result, note, print_json, printable, size_text
 from agent.cli.progress import progress_option
 from agent.cli.run import run
@@ -34,6 +34,7 @@ class WatchLine(msgspec.Struct, frozen=True):
 
 @click.command(
     epilog="\b\nExamples:\n  lighter agent watch\n  lighter agent watch du/nightly-7x2kq\n"
+    "  lighter agent watch --node all\n"
     "  lighter agent watch --until-finished --address 10.0.0.4:8087 --address 10.0.0.5:8087 --token-file token"
 )
 @json_result(WatchLine)
@@ -59,8 +60,8 @@ def watch(
         request.filter.CopyFrom(jobs_pb2.JobFilter(all_nodes=all_nodes))
     last: list[JobInfo] = []
 
-    async def follow(address: str, display: Display | None) -> None:
-        async with agents.client(address) as client:
+    async def follow(agent: Agent, display: Display | None) -> None:
+        async with agents.client(agent) as client:
             caught_up = False
             async for message in client.watch(request):
                 if message.HasField("job"):
@@ -73,9 +74,13 @@ def watch(
 
     async def work() -> None:
         try:
-            async with shown_as_bars(enabled=progress and not as_json) as display, asyncio.TaskGroup() as group:
-                for address in agents.addresses:
-                    group.create_task(follow(address, display))
+            async with (
+                agents.reached() as found,
+                shown_as_bars(enabled=progress and not as_json) as display,
+                asyncio.TaskGroup() as group,
+            ):
+                for agent in found:
+                    group.create_task(follow(agent, display))
         except* LighterageError as errors:
             raise errors.exceptions[0] from None
 
