@@ -8,7 +8,7 @@ from agent.cli.run import run
 from agent.server.flags import DEFAULT_CONTROL_SOCKET
 
 
-@click.command(hidden=True)
+@click.command(hidden=True, epilog="\b\nExample:\n  lighter agent relay --socket /run/lighterage/control.sock")
 @click.option("--socket", envvar="LIGHTER_CONTROL_SOCKET", default=DEFAULT_CONTROL_SOCKET, metavar="PATH")
 def relay(socket: str) -> None:
     """Carry bytes between standard input and output and the control socket of this pod's agent."""

@@ -135,7 +135,7 @@ class Work:
             if not self._killed:
                 raise
         except Exception as error:  # noqa: BLE001  # a mistake of ours in one job must not end all others
-            _log.exception("a job failed in an unforeseen way", job=self.spec.id)
+            _log.exception("a job failed in an unforeseen way", object=self.spec.id)
             self.outcome = Failed(MoverError(f"the job {self.spec.id} failed in an unforeseen way: {error!r}"))
         finally:
             self._running = None

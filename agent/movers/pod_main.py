@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from agent.base.errors import ConfigurationError, LighterageError, UsageError
 from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_transport import load_configuration
 from agent.kube.meta import Key
-from agent.movers.failure import Redactor, describe
+from agent.movers.failure import Redactor, describe, secret_words
 from agent.movers.memory import WorkerGroup
 from agent.movers.pod_messages import MAX_TERMINATION_MESSAGE, write_error
 from agent.movers.pod_protocol import (
@@ -101,10 +101,11 @@ async def run_pod(
     *,
     stopped: asyncio.Event,
     log: Callable[[Log], None],
+    hide: Callable[[Iterable[str]], None] = lambda _: None,
     options: MoverOptions | None = None,
     kubeconfig: str = "",
 ) -> JobResult:
-    """Do the job of this pod. `stopped` tells it to end, as SIGTERM does.
+    """Do the job of this pod. `stopped` tells it to end, as SIGTERM does; `hide` is told every secret that is read.
 
     Raises what the job came to if that is no result. Whatever happens is in the termination message before.
     """
@@ -114,6 +115,12 @@ async def run_pod(
     except LighterageError as error:
         around.leave(write_error(describe(error, Redactor(Secrets(password="")))))
         raise
+
+    def secrets() -> Secrets:
+        read = around.secrets()
+        hide(secret_words(read))
+        return read
+
     clock, rng = SystemClock(), random.Random()  # noqa: S311  # spreads retries
     async with (
         AioKubeApi(configuration, user_agent=f"lighterage-mover/{__version__}") as api,
@@ -125,7 +132,7 @@ async def run_pod(
             clock,
             rng,
             place,
-            secrets=around.secrets,
+            secrets=secrets,
             leave=around.leave,
             log=log,
             stopped=stopped,

@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
+import structlog
 
 from agent.base.errors import (
     CanceledError,
@@ -21,10 +22,13 @@ from agent.movers.pod_protocol import (
     CANCELED_REASON,
     COMPLETED_REASON,
     JOB_ANNOTATION,
+    LIMITS_ANNOTATION,
     PROGRESS_REASON,
     STARTED_REASON,
 )
+from agent.observe.log import job_fields
 from agent.testing.fake_movers import Script
+from tests.unit.movers.moving_kit import SECRETS
 from tests.unit.movers.pod_kit import BACKUP, KEY, NAME, RESTORE, PodCluster
 
 
@@ -221,3 +225,25 @@ async def test_a_worker_that_the_kernel_killed_for_want_of_memory_is_told_from_a
     with pytest.raises(error, match="killed by SIGKILL"):
         await cluster.worker().run()
     assert error.code in cluster.messages[-1]
+
+
+async def test_each_line_of_a_pod_says_which_object_volume_and_job_it_is_about():
+    cluster = await PodCluster(script=Script(seconds=30)).create()
+    seen = []
+    cluster.logs = Noting(seen)
+    async with cluster.pod(), cluster.runner().job(BACKUP, SECRETS) as work:
+        await cluster.waited(5)
+        await cluster.annotate(LIMITS_ANNOTATION, "no limits")
+        await work.result()
+    uid = (await cluster.api.get(DATA_UPLOADS, KEY)).metadata.uid
+    assert seen and all(fields == job_fields("DataUpload", NAME, "app/data", uid) for fields in seen)
+
+
+class Noting:
+    """In place of a log: what each line would say of its job."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def append(self, line):
+        self.seen.append(structlog.contextvars.get_contextvars())
