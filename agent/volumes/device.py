@@ -11,13 +11,13 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from agent import _native
 from agent.base.errors import SourceUnreadable, TargetExists, VolumeError, VolumeOutOfSpace
 from agent.volumes.file_write import write_all_at
 from agent.volumes.holes import data_ranges
+from agent.volumes.open_file import OpenFile
 from agent.volumes.tree_read import source_error
 from agent.volumes.tree_write import target_error
 
@@ -32,28 +32,21 @@ _ZEROS = bytes(1 << 20)
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 
 
-class DeviceReader:
+class DeviceReader(OpenFile):
     """A block device or a regular file, `size` bytes long. Any thread may read."""
 
     def __init__(self, fd: int, path: str, size: int, *, is_device: bool) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self.path = path
         self.size = size
         self.is_device = is_device
 
     def readinto_at(self, buffer: bytearray | memoryview, offset: int) -> int:
         """Fill the buffer from a position; less than its length only at the end. Raises `SourceUnreadable`."""
-        view = memoryview(buffer).cast("B")
-        done = 0
         try:
-            while done < len(view):
-                got = os.preadv(self._fd, [view[done:]], offset + done)
-                if not got:
-                    break
-                done += got
+            return super().readinto_at(buffer, offset)
         except OSError as error:
-            raise SourceUnreadable(f"cannot read {self.path!r} at {offset + done}: {error.strerror}") from error
-        return done
+            raise SourceUnreadable(f"cannot read {self.path!r} at {offset}: {error.strerror}") from error
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of what is not known to be zeros: an image's holes are left out, a device is one range."""
@@ -61,24 +54,12 @@ class DeviceReader:
             return iter([(0, self.size)] if self.size else [])
         return data_ranges(self._fd, self.size)
 
-    def close(self) -> None:
-        """Close it; again does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-
-class DeviceWriter:
+class DeviceWriter(OpenFile):
     """A block device or image file being restored, `size` bytes of it. Any thread may write, each byte once."""
 
     def __init__(self, fd: int, path: str, size: int, *, is_device: bool, is_blank: bool) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self.path = path
         self.size = size
         self.is_device = is_device
@@ -121,18 +102,6 @@ class DeviceWriter:
             os.fsync(self._fd)
         except OSError as error:
             raise self._error("sync", error) from error
-
-    def close(self) -> None:
-        """Close it; again does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _zero(self, offset: int, length: int) -> None:
         if length <= 0 or self.is_blank:

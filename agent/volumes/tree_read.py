@@ -24,6 +24,7 @@ from agent.volumes.attributes import Attributes, FileKind, attributes_of
 from agent.volumes.handles import DEFAULT_OPEN_DIRECTORIES, DirectoryHandles, DirectoryNode, is_entry_name
 from agent.volumes.holes import data_ranges
 from agent.volumes.names import NAMES_IN_MEMORY, NameSpill, SortedNames
+from agent.volumes.open_file import OpenFile
 
 BATCH_NAMES = 2_000
 _FEW_NAMES = 1_024
@@ -64,11 +65,11 @@ class LinkTarget(msgspec.Struct, frozen=True, gc=False):
     target: bytes
 
 
-class FileReader:
+class FileReader(OpenFile):
     """An open regular file, for those too large for a batch."""
 
     def __init__(self, fd: int, attributes: Attributes) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self.attributes = attributes
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
@@ -85,17 +86,6 @@ class FileReader:
             done += got
         return done
 
-    def readinto_at(self, buffer: bytearray | memoryview, offset: int) -> int:
-        """As `readinto`, from a position and without moving; for several threads on one file. Raises OSError."""
-        view = memoryview(buffer).cast("B")
-        done = 0
-        while done < len(view):
-            got = os.preadv(self._fd, [view[done:]], offset + done)
-            if not got:
-                break
-            done += got
-        return done
-
     def data_ranges(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of what is not a hole, up to the size at opening; moves the position."""
         return data_ranges(self._fd, self.attributes.size)
@@ -105,18 +95,6 @@ class FileReader:
         """Whether fewer blocks are allocated than the size needs; asking is one cheap call."""
         status = os.fstat(self._fd)
         return status.st_blocks * 512 < status.st_size
-
-    def close(self) -> None:
-        """Close the file; again does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 class _Tree:
