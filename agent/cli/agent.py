@@ -8,9 +8,11 @@ import click
 import msgspec
 
 from agent.base.errors import ConfigurationError
-from agent.cli.agent_jobs import cancel, jobs, watch
+from agent.cli.agent_jobs import cancel, jobs, pause, resume
+from agent.cli.agent_relay import relay
 from agent.cli.agent_snapshots import cat, ls, restore
 from agent.cli.agent_state import limits, status
+from agent.cli.agent_watch import watch
 from agent.cli.console import json_result, print_json, print_table
 from agent.cli.go_flags import GoDuration, comma_list, ignored_flags
 from agent.server.flags import (
@@ -50,7 +52,7 @@ def agent() -> None:
     """Run the agent of a Kubernetes node in place of Velero's, and ask agents that run."""
 
 
-for _command in (status, jobs, watch, cancel, limits, ls, cat, restore):
+for _command in (status, jobs, watch, cancel, pause, resume, limits, ls, cat, restore, relay):
     agent.add_command(_command)
 
 

@@ -84,7 +84,7 @@ def ls(agents: Agents, as_json: bool, snapshot: str | None, volume_namespace: st
 
     async def work() -> None:
         repository = _repository(volume_namespace, location)
-        async with agents.client(agents.only) as client:
+        async with agents.only() as client:
             if snapshot is None:
                 found = [_snapshot_entry(one) async for one in client.snapshots(repository)]
             else:
@@ -110,7 +110,7 @@ def cat(agents: Agents, as_json: bool, snapshot: str, volume_namespace: str, loc
     async def work() -> None:
         name, path = _split(snapshot)
         count = 0
-        async with agents.client(agents.only) as client:
+        async with agents.only() as client:
             async for piece in client.read(_repository(volume_namespace, location), name, path):
                 count += len(piece)
                 if not as_json:
@@ -177,7 +177,7 @@ def restore(
 
     async def work() -> snapshots_pb2.RestoreResult:
         result = snapshots_pb2.RestoreResult()
-        async with agents.client(agents.only) as client, shown("restore", frame, enabled=progress and not as_json):
+        async with agents.only() as client, shown("restore", frame, enabled=progress and not as_json):
             async for answer in client.restore(request):
                 if answer.HasField("result"):
                     result = answer.result

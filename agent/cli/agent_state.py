@@ -29,6 +29,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     pod_volumes: Annotated[bool, msgspec.Meta(description="whether pod volumes can be moved there")]
     snapshots: Annotated[bool, msgspec.Meta(description="whether data of CSI snapshots can be moved there")]
     running: Annotated[int, msgspec.Meta(description="jobs that hold a place")]
+    paused: Annotated[int, msgspec.Meta(description="those of them whose data stands still")]
     waiting: Annotated[int, msgspec.Meta(description="jobs that wait for one")]
     concurrency: Annotated[int, msgspec.Meta(description="places")]
     bytes_done: Annotated[int, msgspec.Meta(description="of the volumes of jobs that run now")]
@@ -58,7 +59,7 @@ class LimitsResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 @click.command(
-    epilog="\b\nExamples:\n  lighter agent status\n"
+    epilog="\b\nExamples:\n  lighter agent status\n  lighter agent status --node all --context production\n"
     "  lighter agent status --json --address 10.0.0.4:8087 --address 10.0.0.5:8087 --token-file token"
 )
 @json_result(StatusResult)
@@ -67,15 +68,26 @@ def status(agents: Agents, as_json: bool) -> None:
     """Say what agents are and do now."""
 
     async def work() -> None:
-        found = []
-        for address in agents.addresses:
-            async with agents.client(address) as client:
-                found.append(_status(await client.node()))
+        answers = await agents.each(lambda client: client.node())
+        found = [_status(node) for node in answers.given]
         if as_json:
             print_json(StatusResult(found))
+            answers.end()
             return
-        headers = ("NODE", "STATE", "RUNNING", "WAITING", "PLACES", "DONE", "POD VOLUMES", "SNAPSHOTS", "VERSION")
-        print_table(headers, [_row(one) for one in found], right=(2, 3, 4, 5))
+        headers = (
+            "NODE",
+            "STATE",
+            "RUNNING",
+            "PAUSED",
+            "WAITING",
+            "PLACES",
+            "DONE",
+            "POD VOLUMES",
+            "SNAPSHOTS",
+            "VERSION",
+        )
+        print_table(headers, [_row(one) for one in found], right=(2, 3, 4, 5, 6))
+        answers.end()
 
     run(work())
 
@@ -119,7 +131,7 @@ def limits(
         raise UsageError("--reset takes back what was set, so nothing can be set with it")
 
     async def work() -> None:
-        async with agents.client(agents.only) as client:
+        async with agents.only() as client:
             if reset:
                 state = await client.reset_limits()
             else:
@@ -146,6 +158,7 @@ def _status(node: node_pb2.Node) -> AgentStatus:
         pod_volumes=node.moves_pod_volumes,
         snapshots=node.moves_snapshots,
         running=node.running_jobs,
+        paused=node.paused_jobs,
         waiting=node.waiting_jobs,
         concurrency=node.concurrency,
         bytes_done=node.bytes_done,
@@ -157,6 +170,7 @@ def _row(one: AgentStatus) -> tuple[str, ...]:
         one.node,
         "ready" if one.ready else f"not ready: {one.reason}",
         str(one.running),
+        str(one.paused),
         str(one.waiting),
         str(one.concurrency),
         size_text(one.bytes_done),

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.console import note, printable
-
 if TYPE_CHECKING:
     from agent.movers.protocol import Log
 
@@ -32,7 +30,17 @@ def mover() -> None:
     default="",
     help="How to get at the API server; without it by the pod's service account.  [env: KUBECONFIG]",
 )
-def run(kind: str, name: str, kubeconfig: str) -> None:
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    metavar="LEVEL",
+    help="trace, debug, info, warning, error, fatal, panic.",
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How lines look."
+)
+def run(kind: str, name: str, kubeconfig: str, log_level: str, log_format: str) -> None:
     """Wait for the job that the agent gives to this pod, do it, and leave what it came to as termination message.
 
     The pod's name and node come from POD_NAME and NODE_NAME, its namespace from VELERO_NAMESPACE or the service
@@ -41,12 +49,23 @@ def run(kind: str, name: str, kubeconfig: str) -> None:
     """
     import asyncio
 
+    import structlog
+
     from agent.cli.run import run as run_work
     from agent.movers.pod_main import Surroundings, run_pod
+    from agent.observe.log import LogFormat, Logging, LogOptions, worker_level
+
+    logging = Logging(LogOptions(format=LogFormat(log_format), level=log_level))
+    logging.install()
+    structlog.contextvars.bind_contextvars(kind=kind, name=name)
+    logger = structlog.stdlib.get_logger("agent.worker")
+
+    def log(line: Log) -> None:
+        logger.log(worker_level(line.level), line.text)
 
     stopped = asyncio.Event()
     around = Surroundings(environ=os.environ)
-    work = run_pod(around, kind, name, stopped=stopped, log=_print_log, kubeconfig=kubeconfig)
+    work = run_pod(around, kind, name, stopped=stopped, log=log, hide=logging.redaction.hide, kubeconfig=kubeconfig)
     run_work(work, network=True, interrupt=stopped.set)
 
 
@@ -56,7 +75,3 @@ def hold() -> None:
     # The first process of a container has no default for these signals: it must wait for them itself.
     signal.pthread_sigmask(signal.SIG_BLOCK, _TO_END)
     signal.sigwait(_TO_END)
-
-
-def _print_log(line: Log) -> None:
-    note(f"{line.level}: {printable(line.text)}")

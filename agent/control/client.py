@@ -99,6 +99,16 @@ class ControlClient:
         call = self._jobs.CancelJob(jobs_pb2.CancelJobRequest(id=job), timeout=ANSWER_SECONDS)
         return (await self._asked(call)).job
 
+    async def pause(self, job: jobs_pb2.JobId) -> jobs_pb2.Job:
+        """Have its data stand still; as it is after the request."""
+        call = self._jobs.PauseJob(jobs_pb2.PauseJobRequest(id=job), timeout=ANSWER_SECONDS)
+        return (await self._asked(call)).job
+
+    async def resume(self, job: jobs_pb2.JobId) -> jobs_pb2.Job:
+        """Have it go on; as it is after the request."""
+        call = self._jobs.ResumeJob(jobs_pb2.ResumeJobRequest(id=job), timeout=ANSWER_SECONDS)
+        return (await self._asked(call)).job
+
     async def limits(self) -> limits_pb2.LimitState:
         """What counts now, and why."""
         call = self._limits.GetLimits(limits_pb2.GetLimitsRequest(), timeout=ANSWER_SECONDS)

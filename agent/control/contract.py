@@ -36,6 +36,8 @@ class JobState:
     waiting_for: str = ""
     canceled: bool = False
     """Whether somebody wants its end."""
+    paused: bool = False
+    """Whether somebody wants its data to stand still."""
     created: datetime | None = None
     started: datetime | None = None
     ended: datetime | None = None
@@ -55,6 +57,10 @@ class Jobs(Protocol):
 
     async def cancel(self, kind: str, name: str) -> JobState:
         """Have it ended. Raises `ControlJobNotFound`, `ControlNotCancelable` and `KubeError`."""
+        ...
+
+    async def pause(self, kind: str, name: str, *, paused: bool) -> JobState:
+        """Have its data stand still, or go on. Raises `ControlJobNotFound` and `KubeError`."""
         ...
 
 
@@ -119,6 +125,8 @@ class NodeState:
     moves_pod_volumes: bool = False
     moves_snapshots: bool = False
     running: int = 0
+    paused: int = 0
+    """Of those that are running."""
     waiting: int = 0
     concurrency: int = 0
     bytes_done: int = 0

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,9 @@ from pathlib import Path
 import structlog
 
 from agent.base.errors import ConfigurationError
+from agent.control.relay import carry, either
 
 _CREDENTIALS = struct.Struct("iII")
-_CHUNK = 1 << 16
 _MOST_CONNECTIONS = 64
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -58,7 +58,7 @@ class Door:
         self._open[task] = writer
         try:
             inner_reader, inner_writer = await asyncio.open_unix_connection(str(self.inside))
-            await _either(_carry(reader, inner_writer), _carry(inner_reader, writer))
+            await either(carry(reader, inner_writer), carry(inner_reader, writer))
             inner_writer.close()
         except OSError as error:
             _log.warning("a connection to the control socket was lost", error=str(error))
@@ -117,21 +117,3 @@ def _bound(path: Path) -> socket.socket:
 def _remove(path: Path) -> None:
     with suppress(FileNotFoundError):
         path.unlink()
-
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Bytes one way, no faster than they are taken."""
-    while data := await reader.read(_CHUNK):
-        writer.write(data)
-        await writer.drain()
-
-
-async def _either(*ways: Coroutine[object, object, None]) -> None:
-    """Until one way has ended; then both have."""
-    tasks = [asyncio.create_task(way) for way in ways]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

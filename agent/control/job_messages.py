@@ -55,6 +55,7 @@ def job_message(state: JobState) -> pb.Job:
         message=state.message,
         waiting_for=state.waiting_for,
         cancel_requested=state.canceled,
+        paused=state.paused,
         progress=progress_message(state.progress),
     )
     for field, moment in (

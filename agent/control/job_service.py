@@ -1,4 +1,4 @@
-"""`JobService`: what agents work on, by pages and as a stream, and how to end it.
+"""`JobService`: what agents work on, by pages and as a stream, and how to end it or have it stand still.
 
 A watch looks at all jobs once a second and sends what differs from what it sent last. So nothing piles up for a reader
 that is slow: it keeps one state of each job, and the stream waits.
@@ -40,6 +40,16 @@ class JobServicer(JobServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: object) -> pb.CancelJobResponse:
         """Raises what `Jobs.cancel` raises."""
         return pb.CancelJobResponse(job=job_message(await self._jobs.cancel(*kind_and_name(request.id))))
+
+    async def PauseJob(self, request: pb.PauseJobRequest, context: object) -> pb.PauseJobResponse:
+        """Raises what `Jobs.pause` raises."""
+        state = await self._jobs.pause(*kind_and_name(request.id), paused=True)
+        return pb.PauseJobResponse(job=job_message(state))
+
+    async def ResumeJob(self, request: pb.ResumeJobRequest, context: object) -> pb.ResumeJobResponse:
+        """Raises what `Jobs.pause` raises."""
+        state = await self._jobs.pause(*kind_and_name(request.id), paused=False)
+        return pb.ResumeJobResponse(job=job_message(state))
 
     async def WatchJobs(self, request: pb.WatchJobsRequest, context: object) -> AsyncIterator[pb.WatchJobsResponse]:
         """Until what is watched has ended, if that was asked, or the caller leaves."""

@@ -30,6 +30,7 @@ class NodeServicer(NodeServiceServicer):
             moves_pod_volumes=state.moves_pod_volumes,
             moves_snapshots=state.moves_snapshots,
             running_jobs=state.running,
+            paused_jobs=state.paused,
             waiting_jobs=state.waiting,
             concurrency=state.concurrency,
             bytes_done=state.bytes_done,

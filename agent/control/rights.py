@@ -41,6 +41,8 @@ RIGHTS: Final[Mapping[str, Right]] = {
         "JobService/GetJob": Right("get", "jobs"),
         "JobService/WatchJobs": Right("watch", "jobs"),
         "JobService/CancelJob": Right("cancel", "jobs"),
+        "JobService/PauseJob": Right("pause", "jobs"),
+        "JobService/ResumeJob": Right("pause", "jobs"),
         "LimitService/GetLimits": Right("get", "limits"),
         "LimitService/SetLimits": Right("update", "limits"),
         "LimitService/ResetLimits": Right("update", "limits"),

@@ -155,14 +155,14 @@ class Controllers:
                 yield Listed(loop.kind.name, job, node, work)
 
     def count_jobs(self) -> Mapping[tuple[str, str], int]:
-        """Objects by kind and by whether their job is `running`, or `waiting` for a slot."""
+        """Objects by kind and by whether their job is `running`, `paused`, or `waiting` for a slot."""
         counts: Counter[tuple[str, str]] = Counter()
         for loop in self._loops:
             for job in loop.informer.store:
                 job_id = (loop.kind.name, job.key)
                 work = None if self._movings is None else self._movings.get(job_id)
                 if work is not None and work.outcome is None:
-                    counts[loop.kind.name, "running"] += 1
+                    counts[loop.kind.name, "paused" if work.is_paused else "running"] += 1
                 elif self.slots.is_waiting(job_id):
                     counts[loop.kind.name, "waiting"] += 1
         return counts

@@ -10,6 +10,7 @@ import msgspec
 
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
+from agent.kube.job import Phase
 from agent.kube.meta import ObjectMeta
 from agent.kube.names import EXPOSE_ON_GOING_LABEL
 from agent.kube.pod_volume_backup import PodVolumeBackup
@@ -22,6 +23,10 @@ MOVED_ANNOTATION: Final = "lighterage.io/moved"
 """What a job whose data is moved came to, until its phase is final: a restarted agent goes on from there."""
 WAITING_ANNOTATION: Final = "lighterage.io/waiting-for"
 """What an object that is not running yet waits for."""
+
+PAUSED_ANNOTATION: Final = "lighterage.io/paused"
+"""`true` while the data of the object is to stand still. Anybody who may write the object may set it."""
+_PAUSED: Final = "true"
 
 
 def with_status(job: JobT, **changes: object) -> JobT:
@@ -78,6 +83,18 @@ def is_deleted(job: Job) -> bool:
 def is_canceled(job: Job) -> bool:
     """Whether the object is to end as soon as possible."""
     return job.spec.cancel or is_deleted(job)
+
+
+def is_paused(job: Job) -> bool:
+    """Whether its data is to stand still; what is to end is not held up by that, and any other value says no."""
+    if is_canceled(job) or job.status.phase.is_final or job.status.phase is Phase.CANCELING:
+        return False
+    return job.metadata.annotations.get(PAUSED_ANNOTATION) == _PAUSED
+
+
+def pause_annotation(paused: bool) -> dict[str, str | None]:
+    """The change of annotations that pauses an object, or lets it go on."""
+    return {PAUSED_ANNOTATION: _PAUSED if paused else None}
 
 
 def accepted_at(job: Job) -> datetime | None:

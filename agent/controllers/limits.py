@@ -18,8 +18,8 @@ def jobs_at_once(concurrency: int, limits: AgentLimits) -> int:
 
 
 def share_rates(limits: AgentLimits, works: Iterable[Work]) -> None:
-    """Give each running job its part: of what is sent, backups only share; restores send nothing to speak of."""
-    running = [work for work in works if work.outcome is None]
+    """Give each job that moves its part: of what is sent, backups only share; restores send nothing to speak of."""
+    running = [work for work in works if work.outcome is None and not work.is_paused]
     backups = sum(work.is_backup for work in running)
     for work in running:
         given, senders = work.spec.limits, backups if work.is_backup else 1

@@ -21,6 +21,7 @@ from agent.kube.api import KubeApi
 from agent.kube.backoff import Backoff
 from agent.kube.informer import Informer, InformerOptions
 from agent.kube.job import Phase
+from agent.kube.job_names import log_fields
 from agent.kube.meta import Key
 from agent.kube.workqueue import WorkQueue
 
@@ -108,8 +109,14 @@ class Controller(Generic[JobT]):
             self._tell_unreadable(key, str(unreadable.error))
             return  # work that runs for it goes on until the object can be read again, or is gone
         self._unreadable_told.pop(key, None)
+        job = self.informer.store.get(key)
+        # Work that is begun by this look is a task of this context: its lines say whose they are, too.
+        with structlog.contextvars.bound_contextvars(**({} if job is None else log_fields(job))):
+            await self._take_step(key, job)
+
+    async def _take_step(self, key: Key, job: JobT | None) -> None:
         try:
-            again = await self._machine.look(key, self.informer.store.get(key))
+            again = await self._machine.look(key, job)
         except (KubeConflict, KubeNotFound):
             self.queue.retry(key)  # somebody was faster, or the store is behind
         except KubeError as error:

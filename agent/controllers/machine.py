@@ -35,6 +35,7 @@ from agent.controllers.job import (
     JobT,
     is_canceled,
     is_deleted,
+    is_paused,
     with_exposing,
     with_finalizer,
     with_metadata,
@@ -268,6 +269,7 @@ class Machine(Generic[JobT]):
             return await self._finisher.conclude(job, memory, outcome)
         if work is None:
             return await self._start_again(job, memory)
+        self._pause(job)
         limit, age = context.time_limit(job), memory.since(memory.started, context.clock)
         if limit and age > limit:
             memory.overrun = f"it took longer than the {limit:.0f} s that are allowed"
@@ -314,7 +316,15 @@ class Machine(Generic[JobT]):
     def _start(self, job: JobT, order: Order) -> Again:
         key = job.key
         self._context.movings.start(self._id(job), job.metadata.uid, order, lambda: self._wake(key))
+        self._pause(job)
         return self._context.timing.look_again
+
+    def _pause(self, job: JobT) -> None:
+        """Have its data stand still or go on, as the object says."""
+        paused = is_paused(job)
+        if self._context.movings.set_paused(self._id(job), paused):
+            told = "the data stands still until it is resumed" if paused else "the data moves on"
+            self._context.writer.tell(job, "Paused" if paused else "Resumed", told)
 
     async def _cancel(self, job: JobT, memory: Remembered[JobT]) -> Again:
         """Bring it to its end, at once where nothing runs, through Canceling where something does."""
@@ -330,6 +340,7 @@ class Machine(Generic[JobT]):
             return await finisher.conclude(job, memory, outcome, canceled=reason)
         if work is None:
             return await finisher.cancel(job, memory, CanceledError(reason))
+        context.movings.set_paused(self._id(job), False)
         work.cancel(reason)
         if memory.since(memory.canceled, context.clock) > context.timing.kill:
             work.kill(reason)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from agent.base.errors import CanceledError, LighterageError, MoverError
@@ -68,6 +69,12 @@ class Work:
         self._canceled: str | None = None
         self._killed = ""
         self._limits: RateLimits | None = None
+        self._paused = False
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is told to stand still, and did not end."""
+        return self._paused and self.outcome is None
 
     @property
     def is_backup(self) -> bool:
@@ -104,6 +111,14 @@ class Work:
 
     def set_limits(self, limits: RateLimits) -> None:
         """From now on, or from the start if that is still to come."""
+        self._steer(msgspec.structs.replace(limits, paused=self._paused))
+
+    def set_paused(self, paused: bool) -> None:
+        """Stand still, or go on. What it may take while it goes on stays as it is."""
+        self._paused = paused
+        self._steer(msgspec.structs.replace(self.limits, paused=paused))
+
+    def _steer(self, limits: RateLimits) -> None:
         if limits == self._limits:
             return
         self._limits = limits
@@ -120,7 +135,7 @@ class Work:
             if not self._killed:
                 raise
         except Exception as error:  # noqa: BLE001  # a mistake of ours in one job must not end all others
-            _log.exception("a job failed in an unforeseen way", job=self.spec.id)
+            _log.exception("a job failed in an unforeseen way", object=self.spec.id)
             self.outcome = Failed(MoverError(f"the job {self.spec.id} failed in an unforeseen way: {error!r}"))
         finally:
             self._running = None
@@ -169,6 +184,15 @@ class Movings:
         work._task = self._group.create_task(run(), name=f"move {key}")
         self._changed()
         return work
+
+    def set_paused(self, key: JobId, paused: bool) -> bool:
+        """Have a work stand still or go on, the others share what it leaves; whether that is a change."""
+        work = self._works.get(key)
+        if work is None or work.outcome is not None or work.is_paused == paused:
+            return False
+        work.set_paused(paused)
+        self._changed()
+        return True
 
     def end(self, key: JobId, reason: str) -> bool:
         """Cancel and forget what ended; False while it still runs."""

@@ -58,6 +58,10 @@ class StatusWriter:
         self._events = events
         self._clock = clock
 
+    def tell(self, job: Job, reason: str, message: str) -> None:
+        """An event about something that is no change of phase."""
+        self._events.emit(job, reason, message)
+
     def now(self) -> Time:
         """As objects keep it: to the second."""
         return time_from_ns(self._clock.now_ns()).replace(microsecond=0)

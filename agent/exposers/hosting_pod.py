@@ -11,6 +11,7 @@ Names, labels, owners and placement are those of the stock agent's pods, so that
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -190,7 +191,7 @@ def _mover(request: PodRequest, template: PodTemplate, config: AgentConfig) -> C
         image=agent.image,
         image_pull_policy="Never",
         command=RUN_COMMAND,
-        args=("--kind", request.job.kind, "--name", request.job.metadata.name),
+        args=("--kind", request.job.kind, "--name", request.job.metadata.name, *_log_flags(agent)),
         env=agent.env,
         env_from=agent.env_from,
         resources=_resources(config.pod_resources),
@@ -256,6 +257,17 @@ def _spread(group: str) -> Opaque:
         "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": {EXPOSER_POD_GROUP_LABEL: group}},
     }
+
+
+def _log_flags(agent: Container) -> Iterator[str]:
+    """Those of the agent: what collects its logs collects the pod's."""
+    words = (*agent.command, *agent.args)
+    for flag in ("--log-format", "--log-level"):
+        for word, after in zip(words, (*words[1:], ""), strict=True):
+            if word.startswith(f"{flag}="):
+                yield word
+            elif word == flag and after:
+                yield f"{flag}={after}"
 
 
 def _resources(given: PodResources) -> Opaque:

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 import structlog
 
-from agent.jobs.volume import Job, log_fields, volume_of
+from agent.kube.job_names import Job, log_fields, volume_of
 from agent.movers.spec import Progress
 from agent.movers.supervisor import JobCallbacks
+from agent.observe.log import worker_level
 from agent.observe.metrics import Metrics
 from agent.observe.worker_metrics import Recorder
 
@@ -22,8 +22,6 @@ _OPERATIONS: Final = {
     "DataDownload": "restore",
     "PodVolumeRestore": "restore",
 }
-_LEVELS: Final = {"debug": logging.DEBUG, "warning": logging.WARNING, "error": logging.ERROR}
-"""Of a worker's own lines; everything else, and what it prints, is information."""
 
 _log = structlog.stdlib.get_logger("agent.worker")
 
@@ -42,7 +40,7 @@ class JobTelemetry:
 
         return JobCallbacks(
             on_progress=lambda progress: _record(recorder, progress),
-            on_log=lambda line: logger.log(_LEVELS.get(line.level, logging.INFO), line.text),
+            on_log=lambda line: logger.log(worker_level(line.level), line.text),
             on_metric=lambda metric: recorder.metric(metric.name, metric.labels, metric.value),
         )
 

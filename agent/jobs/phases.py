@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from agent.base.clock import Clock
-from agent.jobs.volume import Job
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
 from agent.kube.job import Phase
+from agent.kube.job_names import Job
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.observe.metrics import Metrics
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final
@@ -32,6 +32,7 @@ _REQUEST_SECONDS = 60.0
 _QUIET_SECONDS = 150.0
 """An API server sends a bookmark each minute; a watch that is silent for longer hangs on a dead connection."""
 _GRACE_SECONDS = 30.0
+_HEARTBEAT_SECONDS = 20.0
 _MAX_BODY = 256 << 20
 _MAX_LINE = 8 << 20
 _REQUESTS_AT_ONCE = 32
@@ -117,6 +118,39 @@ class Transport:
                 await lines.aclose()
 
     @asynccontextmanager
+    async def websocket(
+        self, what: str, path: str, query: Sequence[tuple[str, str]], protocol: str
+    ) -> AsyncGenerator[aiohttp.ClientWebSocketResponse, None]:
+        """A WebSocket for the time of the block."""
+        url = self._configuration.host + path + f"?{urlencode(query)}"
+        url = "ws" + url.removeprefix("http")  # https:// becomes wss://
+        try:
+            if self._client.pool_manager is None:  # made with the first request, as the library's own does it
+                self._client.pool_manager = self._client._create_pool_manager()
+            socket = await self._client.pool_manager.ws_connect(
+                url, headers=await self._headers(), protocols=(protocol,), heartbeat=_HEARTBEAT_SECONDS
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            raise error_from_status(what, error.status, "", f"it answers with status {error.status}") from error
+        except (aiohttp.ClientError, OSError, kube_config.ConfigException) as error:
+            raise _unreachable(what, error) from error
+        try:
+            yield socket
+        finally:
+            await socket.close()
+
+    async def token(self) -> str:
+        """The bearer token that is shown to the API server; empty for none."""
+        shown = (await self._headers()).get("Authorization", "")
+        kind, _, token = shown.partition(" ")
+        return token if kind == "Bearer" else ""
+
+    async def _headers(self) -> dict[str, str]:
+        headers = {"User-Agent": self._user_agent}
+        token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        return headers | ({"Authorization": token} if token else {})
+
+    @asynccontextmanager
     async def _ask(
         self,
         what: str,
@@ -130,10 +164,7 @@ class Transport:
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS, sock_read=_QUIET_SECONDS)
         try:
-            headers = {"Accept": _JSON, "Content-Type": content_type, "User-Agent": self._user_agent}
-            token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-            if token:
-                headers["Authorization"] = token
+            headers = {"Accept": _JSON, "Content-Type": content_type} | await self._headers()
             answer = await self._client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
         except (aiohttp.ClientError, OSError, kube_config.ConfigException) as error:  # TimeoutError is an OSError
             raise _unreachable(what, error) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.base.clock import Clock
 from agent.base.errors import CanceledError, PartialSnapshot, SnapshotError, SnapshotNotFound
+from agent.base.hold import Hold
 from agent.movers.look import look
 from agent.movers.protocol import Metric
 from agent.movers.spec import (
@@ -79,7 +80,9 @@ class Execution:
         self._upload: UploadProgress | None = None
         self._report = RestoreReport()
         self._whole: Entry | None = None
-        self._cancellation = Cancellation()
+        self._hold = Hold()
+        self._hold.set(closed=spec.limits.paused)
+        self._cancellation = Cancellation(self._hold)
         self._canceled: str | None = None
         self._saving = False
         """Whether a canceled job still has something to save."""
@@ -106,14 +109,16 @@ class Execution:
         if self._canceled is not None:
             return
         self._canceled = reason
+        self._hold.set(closed=False)  # what was paused still has to save what it has
         if self._saving:
             self._cancellation.cancel()
         elif self._task is not None:
             self._task.cancel()
 
     async def set_limits(self, limits: RateLimits) -> None:
-        """From now on."""
+        """From now on. A canceled job is not paused."""
         self._limits = limits
+        self._hold.set(closed=limits.paused and self._canceled is None)
         if self._storage is not None:
             await self._storage.set_limits(limits.for_storage())
 
@@ -161,7 +166,7 @@ class Execution:
 
     @asynccontextmanager
     async def _open_storage(self) -> AsyncIterator[StorageStack]:
-        options = StorageOptions(limits=self._limits.for_storage(), retry=_RETRY, clock=self._clock)
+        options = StorageOptions(limits=self._limits.for_storage(), retry=_RETRY, clock=self._clock, hold=self._hold)
         location, descriptor = self._spec.location, -1
         try:
             if isinstance(location, S3Location):
@@ -262,6 +267,7 @@ class Execution:
                 overwrite=work.overwrite,
                 parallel=self._spec.parallel or _DEVICE_THREADS,
                 report=self._report,
+                hold=self._hold,
             )
         else:
             self._whole = await find_entry(repository.objects, snapshot.root, work.subpath)
@@ -272,7 +278,7 @@ class Execution:
                 parallel=self._spec.parallel,
                 sync=work.sync,
             )
-            await restore(repository, self._whole, work.target, options=options, report=self._report)
+            await restore(repository, self._whole, work.target, options=options, report=self._report, hold=self._hold)
         report = self._report
         return RestoreResult(
             bytes=report.bytes,

@@ -36,7 +36,7 @@ from agent.kube.resource import EVENTS, PODS
 from agent.kube.selector import Selector
 from agent.kube.wait import wait_for_event, within
 from agent.movers.pod_messages import clipped, is_outcome, read_outcome, read_progress
-from agent.movers.pod_protocol import PROGRESS_REASON, REASONS
+from agent.movers.pod_protocol import PROGRESS_REASON, REASONS, limits_given
 from agent.movers.spec import JobResult, JobSpec, Progress, RateLimits
 from agent.movers.supervisor import JobCallbacks
 
@@ -110,7 +110,8 @@ class PodWork:
         self._gone = False
         self._canceled: tuple[float, str] | None = None
         self._cancel_told = False
-        self._limits = self._limits_told = spec.limits
+        self._limits = spec.limits
+        self._limits_told: RateLimits | None = spec.limits
         loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[JobResult] = loop.create_future()
         self._news: asyncio.Future[None] = loop.create_future()
@@ -189,6 +190,7 @@ class PodWork:
                 await self._clock.sleep(self._options.backoff.delay(failures, self._rng))
             else:
                 self._pod = pod
+                self._limits_told = limits_given(pod, self.spec.limits)
                 self._heard = self._clock.monotonic()
                 return pod
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_transport import load_configuration
 from agent.kube.meta import Key
 from agent.movers.aws_credentials import CREDENTIALS_FILE_VARIABLE, aws_credentials
-from agent.movers.failure import Redactor, describe
+from agent.movers.failure import Redactor, describe, secret_words
 from agent.movers.memory import WorkerGroup, worker_share
 from agent.movers.pod_messages import MAX_TERMINATION_MESSAGE, write_error
 from agent.movers.pod_protocol import (
@@ -112,10 +112,11 @@ async def run_pod(
     *,
     stopped: asyncio.Event,
     log: Callable[[Log], None],
+    hide: Callable[[Iterable[str]], None] = lambda _: None,
     options: MoverOptions | None = None,
     kubeconfig: str = "",
 ) -> JobResult:
-    """Do the job of this pod. `stopped` tells it to end, as SIGTERM does.
+    """Do the job of this pod. `stopped` tells it to end, as SIGTERM does; `hide` is told every secret that is read.
 
     Raises what the job came to if that is no result. Whatever happens is in the termination message before.
     """
@@ -127,6 +128,12 @@ async def run_pod(
         raise
     container = WorkerGroup(around.control_group)
     options = options or MoverOptions(concurrency=1, memory_bytes=worker_share(container.limit()))
+
+    def secrets() -> Secrets:
+        read = around.secrets()
+        hide(secret_words(read))
+        return read
+
     clock, rng = SystemClock(), random.Random()  # noqa: S311  # spreads retries
     async with (
         AioKubeApi(configuration, user_agent=f"lighterage-mover/{__version__}") as api,
@@ -138,7 +145,7 @@ async def run_pod(
             clock,
             rng,
             place,
-            secrets=around.secrets,
+            secrets=secrets,
             leave=around.leave,
             log=log,
             stopped=stopped,

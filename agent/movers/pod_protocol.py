@@ -14,11 +14,15 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias, cast
 
+import msgspec
+
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
+from agent.kube.pods import Pod
 from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES, Resource
+from agent.movers.spec import RateLimits
 
 JOB_ANNOTATION: Final = "lighterage.io/job"
 LIMITS_ANNOTATION: Final = "lighterage.io/limits"
@@ -69,6 +73,21 @@ REASONS: Final = frozenset(
     }
 )
 """Each is a sign of life."""
+
+
+def limits_given(pod: Pod, first: RateLimits) -> RateLimits | None:
+    """What a pod was told last that may have had another agent before; `first` when that was nothing.
+
+    None when nobody can say, so that it has to be told again.
+    """
+    text = pod.metadata.annotations.get(LIMITS_ANNOTATION)
+    if text is None:
+        return first
+    try:
+        return msgspec.json.decode(text, type=RateLimits)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
 
 MovedObject: TypeAlias = DataUpload | DataDownload | PodVolumeBackup | PodVolumeRestore
 MOVED_RESOURCES: Final = {

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from agent.base.clock import Clock
 from agent.base.errors import (
@@ -29,6 +30,7 @@ from agent.base.errors import (
 )
 from agent.kube.api import KubeApi
 from agent.kube.informer import Informer
+from agent.kube.job_names import log_fields
 from agent.kube.meta import Key
 from agent.kube.pods import Pod
 from agent.kube.resource import PODS, Resource
@@ -224,6 +226,7 @@ class PodWorker:
                 raise CanceledError(f"the mover was ended before it had a job: {reason}")
             pod, owner = self._pods.store.get(self._place.pod), self._objects.store.get(self._place.key)
             if pod is not None and owner is not None and JOB_ANNOTATION in pod.metadata.annotations:
+                structlog.contextvars.bind_contextvars(**log_fields(owner))
                 self._events = self._events_on(owner, pod)
                 return pod
             left = deadline - self._clock.monotonic()

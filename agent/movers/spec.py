@@ -108,6 +108,8 @@ class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     download_bytes: float = 0
     requests: float = 0
     concurrency: int = 32
+    paused: bool = False
+    """Read, ask and send nothing at all, but stay."""
 
     def __post_init__(self) -> None:
         if not all(0 <= value < 1e15 for value in (self.upload_bytes, self.download_bytes, self.requests)):

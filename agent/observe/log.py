@@ -30,6 +30,7 @@ _LEVELS: Final = {
     "trace": logging.DEBUG,
 }
 """The names that Velero's flags know."""
+_WORKER_LEVELS: Final = {"debug": logging.DEBUG, "warning": logging.WARNING, "error": logging.ERROR}
 _QUIET: Final = ("botocore", "aiobotocore", "kubernetes", "aiohttp", "urllib3", "asyncio")
 """Libraries whose details hold headers and bodies of requests: only their warnings are logged, whatever the level."""
 
@@ -55,6 +56,11 @@ def level_number(name: str) -> int:
     if number is None:
         raise UsageError(f"there is no log level {name[:32]!r}", hint=f"known are {', '.join(_LEVELS)}")
     return number
+
+
+def worker_level(name: str) -> int:
+    """Of a line that a worker says at this level; what it prints, and anything unknown, is information."""
+    return _WORKER_LEVELS.get(name, logging.INFO)
 
 
 def job_fields(kind: str, name: str, volume: str, job: str) -> dict[str, str]:

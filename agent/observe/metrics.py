@@ -22,7 +22,7 @@ from agent.observe.velero_metrics import DEQUEUED, ENQUEUED, VeleroMetrics
 from agent.observe.worker_metrics import WorkerMetrics
 
 KINDS: Final = ("DataUpload", "DataDownload", "PodVolumeBackup", "PodVolumeRestore")
-STATES: Final = ("running", "waiting")
+STATES: Final = ("running", "paused", "waiting")
 PHASES: Final = ("New", "Accepted", "Prepared", "InProgress", "Canceling")
 ENDS: Final = ("Completed", "Failed", "Canceled")
 _SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)

@@ -50,7 +50,8 @@ class ControlApi:
     def state(self) -> NodeState:
         """The agent as it is now."""
         slots, flags = self._controllers.slots, self._basis.flags
-        done = [work.progress.bytes_done for work in self._controllers.works() if work.progress and not work.outcome]
+        works = list(self._controllers.works())
+        done = [work.progress.bytes_done for work in works if work.progress and not work.outcome]
         return NodeState(
             name=flags.node,
             version=__version__,
@@ -60,6 +61,7 @@ class ControlApi:
             moves_pod_volumes=self._test.pod_volumes,
             moves_snapshots=self._test.snapshots,
             running=slots.running,
+            paused=sum(work.is_paused for work in works),
             waiting=slots.waiting,
             concurrency=self._limits.in_force.concurrency,
             bytes_done=sum(done),

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from agent.base.errors import ControlJobNotFound, ControlNotCancelable, KubeNotFound
 from agent.control.contract import JobState
 from agent.controllers.controllers import Controllers, Listed
-from agent.controllers.job import WAITING_ANNOTATION, Job, is_canceled
+from agent.controllers.job import WAITING_ANNOTATION, Job, is_canceled, is_paused, pause_annotation
 from agent.kube.api import KubeApi
+from agent.kube.codec import JsonObject
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import Key
@@ -39,9 +40,7 @@ class JobBoard:
 
     async def cancel(self, kind: str, name: str) -> JobState:
         """Set `spec.cancel`, as Velero does; the controllers see to the rest. Nothing is done to what has ended."""
-        found = self._find(kind, name)
-        if found is None:
-            raise ControlJobNotFound(f"there is no {kind} {name!r}", hint="`lighter agent jobs` lists what there is")
+        found = self._known(kind, name)
         if found.job.status.phase.is_final or is_canceled(found.job):
             return _state(found)
         try:
@@ -54,6 +53,24 @@ class JobBoard:
                 hint="delete the object, or upgrade Velero to 1.17",
             )
         return _state(Listed(kind, changed, found.node, found.work))
+
+    async def pause(self, kind: str, name: str, *, paused: bool) -> JobState:
+        """Annotate the object, so that every agent knows, also the next one; nothing is done to what is to end."""
+        found = self._known(kind, name)
+        if found.job.status.phase.is_final or is_canceled(found.job):
+            return _state(found)
+        patch: JsonObject = {"metadata": {"annotations": {**pause_annotation(paused)}}}
+        try:
+            changed = await self._api.patch(MOVED_RESOURCES[kind], found.job.key, patch)
+        except KubeNotFound:
+            raise ControlJobNotFound(f"{kind} {name!r} is gone") from None
+        return _state(Listed(kind, changed, found.node, found.work))
+
+    def _known(self, kind: str, name: str) -> Listed:
+        found = self._find(kind, name)
+        if found is None:
+            raise ControlJobNotFound(f"there is no {kind} {name!r}", hint="`lighter agent jobs` lists what there is")
+        return found
 
     def _find(self, kind: str, name: str) -> Listed | None:
         key = Key(self._namespace, name)
@@ -76,6 +93,7 @@ def _state(listed: Listed) -> JobState:
         message=status.message,
         waiting_for="" if status.phase.is_final else job.metadata.annotations.get(WAITING_ANNOTATION, ""),
         canceled=is_canceled(job),
+        paused=is_paused(job),
         created=job.metadata.creation_timestamp,
         started=status.start_timestamp,
         ended=status.completion_timestamp,

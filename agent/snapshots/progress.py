@@ -11,13 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.base.errors import CanceledError
+from agent.base.hold import Hold
+
+_HELD_LOOK = 0.2
 
 
 class Cancellation:
-    """Asked for once, seen everywhere within a second. Thread-safe."""
+    """Asked for once, seen everywhere within a second. Thread-safe.
 
-    def __init__(self) -> None:
+    Work that asks stands still while `hold` is closed, unless it was canceled.
+    """
+
+    def __init__(self, hold: Hold | None = None) -> None:
         self._event = threading.Event()
+        self._hold = hold or Hold()
         self._abandoned = False
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
@@ -54,7 +61,9 @@ class Cancellation:
         return self._event.is_set()
 
     def check(self) -> None:
-        """Raise `CanceledError` when somebody asked."""
+        """Thread side: wait while the hold is closed. Raise `CanceledError` when somebody asked for the end."""
+        while self._hold.is_closed and not self._event.is_set():
+            self._hold.wait(_HELD_LOOK)
         if self._event.is_set():
             raise CanceledError("the backup was canceled")
 

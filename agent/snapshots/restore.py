@@ -37,6 +37,7 @@ from agent.base.errors import (
     UnsafeName,
     VolumeError,
 )
+from agent.base.hold import Hold
 from agent.repository.ids import ContentId, ObjectId, parse_object_id
 from agent.snapshots import restore_journal
 from agent.snapshots.fetch import Contents, fetch
@@ -151,11 +152,13 @@ async def restore(
     path: tuple[str, ...] = (),
     options: RestoreOptions = RestoreOptions(),
     report: RestoreReport | None = None,
+    hold: Hold | None = None,
 ) -> RestoreReport:
     """Restore what lies at `path` below the snapshot's `root` entry.
 
     A directory becomes the directory `target`, made when it is not there (its parent is). Anything else becomes
     the file `target`, or a file of its own name in `target` when that is a directory. `report` grows meanwhile.
+    While `hold` is closed nothing is planned, fetched or written any more, beyond what is under way.
 
     Raises `PartialRestore` at the end when some entries could not be restored (`report` names them), and at once
     `PathNotInSnapshot`, `VolumeOutOfSpace`, and what keeps the target or the root from being opened; with `fail_fast`
@@ -164,7 +167,7 @@ async def restore(
     """
     report = report if report is not None else RestoreReport()
     entry = await find_entry(repository.objects, root, path)
-    run = _Restore(repository, options, report)
+    run = _Restore(repository, options, report, hold or Hold())
     try:
         if entry.type == DIRECTORY:
             await run.tree(entry, os.fsencode(target))
@@ -182,7 +185,8 @@ async def restore(
 class _Restore:
     """One run."""
 
-    def __init__(self, repository: Repository, options: RestoreOptions, report: RestoreReport) -> None:
+    def __init__(self, repository: Repository, options: RestoreOptions, report: RestoreReport, hold: Hold) -> None:
+        self._hold = hold
         self._contents = repository.contents
         self._objects = repository.objects
         self._options = options
@@ -390,6 +394,7 @@ class _Restore:
 
     async def _plan(self, directory: Directory, entries: Sequence[Entry]) -> None:
         """Plan files and links that are not done."""
+        await self._hold.passed()
         files = await self._resumption.files(directory, entries)
         directory.left += len(files)
         for file in files:
@@ -438,6 +443,7 @@ class _Restore:
         try:
             async with aclosing(fetch(self._contents, window.contents)) as batches:
                 async for batch in batches:
+                    await self._hold.passed()
                     for content, data in batch:
                         for piece in window.take(content):
                             await self._sink.deliver(piece, data)

@@ -20,6 +20,7 @@ from contextlib import aclosing
 
 from agent import _native
 from agent.base.errors import CorruptObject, LighterageError, SnapshotError
+from agent.base.hold import Hold
 from agent.repository.ids import content_text
 from agent.repository.object_reader import expand_content
 from agent.snapshots.fetch import fetch
@@ -62,12 +63,13 @@ async def restore_device(
     overwrite: bool = False,
     parallel: int = 2,
     report: RestoreReport | None = None,
+    hold: Hold | None = None,
 ) -> RestoreReport:
     """Write the one file of a block snapshot to the device or image file `target`.
 
     An image gets the size of the data, without the zeros that fill its last block; one that exists is only written
-    with `overwrite`. Raises `SnapshotError`, `TargetExists`, `VolumeOutOfSpace` for a device that is too small, and
-    what reading raises.
+    with `overwrite`. While `hold` is closed no further piece is written. Raises `SnapshotError`, `TargetExists`,
+    `VolumeOutOfSpace` for a device that is too small, and what reading raises.
     """
     report = report if report is not None else RestoreReport()
     entry = await block_entry(repository.objects, root)
@@ -79,7 +81,7 @@ async def restore_device(
     writer = await asyncio.to_thread(open_target_device, target, size, overwrite=overwrite)
     with writer:
         try:
-            run = _Run(repository, writer, size, pool, parallel, report)
+            run = _Run(repository, writer, size, pool, parallel, report, hold or Hold())
             window: Window[None] = Window()
             for extent in extents:
                 window.add(Piece(None, extent.offset, extent.length, extent.content, extent.compressed))
@@ -108,6 +110,7 @@ class _Run:
         pool: ThreadPoolExecutor,
         parallel: int,
         report: RestoreReport,
+        hold: Hold,
     ) -> None:
         self._contents = repository.contents
         self._writer = writer
@@ -115,16 +118,19 @@ class _Run:
         self._pool = pool
         self._slots = asyncio.Semaphore(parallel + 1)
         self._report = report
+        self._hold = hold
         self._resuming = not writer.is_blank
 
     async def work_off(self, window: Window[None]) -> None:
         """Fetch and write one window, but for what an earlier attempt wrote of it."""
+        await self._hold.passed()
         if self._resuming:
             window = await self._without_what_is_there(window)
         if not window:
             return
         async with asyncio.TaskGroup() as tasks, aclosing(fetch(self._contents, window.contents)) as batches:
             async for batch in batches:
+                await self._hold.passed()
                 for content, data in batch:
                     if isinstance(data, LighterageError):
                         raise data

@@ -1,7 +1,7 @@
 """Not more than a person allows: bytes and requests a second, requests at once. Adjustable while work runs.
 
-Requests wait here. Bytes wait in the provider, piece by piece, at the `Pace` that was handed to it when it was made and
-whose rates are set here.
+Requests wait here, also while the `Hold` of the pace is closed. Bytes wait in the provider, piece by piece, at the
+`Pace` that was handed to it when it was made and whose rates are set here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LimitedStorage:
         self._inner = inner
         self._pace = pace
         pace.set_rates(upload_bytes=limits.upload_bytes, download_bytes=limits.download_bytes)
-        self._requests = TokenBucket(limits.requests, clock)
+        self._requests = TokenBucket(limits.requests, clock, pace.hold)
         self._limits = limits
         self._running = 0
         self._room = asyncio.Condition()

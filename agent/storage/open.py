@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import UsageError
+from agent.base.hold import Hold
 from agent.storage.base import BlobStorage
 from agent.storage.filesystem import FilesystemStorage
 from agent.storage.limit import LimitedStorage, Limits
@@ -27,9 +28,12 @@ class StorageOptions:
     clock: Clock = field(default_factory=SystemClock)
     randomness: random.Random = field(default_factory=random.Random)
 
+    hold: Hold = field(default_factory=Hold)
+    """Nothing is asked and no byte passes while it is closed."""
+
     def retrier(self) -> Retrier:
         """What repeats the calls of one storage."""
-        return Retrier(self.retry, self.clock, self.randomness)
+        return Retrier(self.retry, self.clock, self.randomness, self.hold)
 
 
 class StorageStack(MeteredStorage):
@@ -59,7 +63,7 @@ async def open_storage(url: str, *, create: bool = False, options: StorageOption
     options = options or StorageOptions()
     parts = split_url(url)
     if parts.scheme == "file":
-        pace = Pace(options.clock)
+        pace = Pace(options.clock, hold=options.hold)
         folder = await FilesystemStorage.open(folder_of(url), create=create, pace=pace)
         return StorageStack(folder, options.retrier(), pace, options)
     if parts.scheme == "s3":
@@ -74,7 +78,7 @@ async def open_s3_storage(config: S3Config, *, options: StorageOptions | None = 
     from agent.storage.s3 import S3Storage  # noqa: PLC0415  # slow to import
 
     options = options or StorageOptions()
-    pace, retrier = Pace(options.clock), options.retrier()
+    pace, retrier = Pace(options.clock, hold=options.hold), options.retrier()
     return StorageStack(await S3Storage.open(config, pace, retrier.for_parts()), retrier, pace, options)
 
 

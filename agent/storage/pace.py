@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from agent.base.clock import Clock
+from agent.base.hold import Hold
 
 _GRAIN = 0.125
 """Seconds' worth that are worth waiting for: smaller pieces cost more than they smooth."""
@@ -23,11 +24,12 @@ _DUST = 1e-6
 class TokenBucket:
     """Lets `rate` tokens a second pass (0: all), at most half a second's worth at once. First come, first served.
 
-    In any span of t seconds no more than `rate` × (t + ½) tokens pass, or one more.
+    In any span of t seconds no more than `rate` × (t + ½) tokens pass, or one more. None pass while `hold` is closed.
     """
 
-    def __init__(self, rate: float, clock: Clock) -> None:
+    def __init__(self, rate: float, clock: Clock, hold: Hold | None = None) -> None:
         self._clock = clock
+        self._hold = hold or Hold()
         self._rate = rate
         self._tokens = self._capacity()
         self._filled = clock.monotonic()
@@ -51,10 +53,12 @@ class TokenBucket:
 
         Everything at once without a limit, else about an eighth of a second's worth or more.
         """
+        await self._hold.passed()
         if self._rate <= 0 or wanted <= 0:
             return wanted
         async with self._turn:
             while self._rate > 0:
+                await self._hold.passed()
                 self._fill()
                 least = min(wanted, max(self._rate * _GRAIN, 1.0))
                 if self._tokens + _DUST >= least:
@@ -83,9 +87,13 @@ class TokenBucket:
 class Pace:
     """Both directions of one storage. Rates in bytes a second, 0: no limit."""
 
-    def __init__(self, clock: Clock, *, upload_bytes: float = 0, download_bytes: float = 0) -> None:
-        self.upload = TokenBucket(upload_bytes, clock)
-        self.download = TokenBucket(download_bytes, clock)
+    def __init__(
+        self, clock: Clock, *, upload_bytes: float = 0, download_bytes: float = 0, hold: Hold | None = None
+    ) -> None:
+        self.hold = hold or Hold()
+        """Nothing passes while it is closed."""
+        self.upload = TokenBucket(upload_bytes, clock, self.hold)
+        self.download = TokenBucket(download_bytes, clock, self.hold)
 
     def set_rates(self, *, upload_bytes: float, download_bytes: float) -> None:
         """From now on, also for bodies that are on their way."""

@@ -25,6 +25,7 @@ from agent.base.errors import (
     StorageError,
     StorageUnavailable,
 )
+from agent.base.hold import Hold
 from agent.storage.base import BlobId, BlobMetadata, BlobStorage, Buffer, Retention
 
 T = TypeVar("T")
@@ -49,12 +50,13 @@ class RetryPolicy:
 
 
 class Retrier:
-    """Repeats one call for as long as its policy says."""
+    """Repeats one call for as long as its policy says; the time that `hold` is closed does not count."""
 
-    def __init__(self, policy: RetryPolicy, clock: Clock, randomness: random.Random) -> None:
+    def __init__(self, policy: RetryPolicy, clock: Clock, randomness: random.Random, hold: Hold | None = None) -> None:
         self._policy = policy
         self._clock = clock
         self._random = randomness
+        self._hold = hold or Hold()
         self._answered = False
         self.on_retry: Callable[[StorageError], None] | None = None
         """Told before each wait."""
@@ -62,7 +64,7 @@ class Retrier:
     def for_parts(self) -> Retrier:
         """The same with fewer attempts, for parts of a call that is repeated as a whole."""
         few = replace(self._policy, attempts=min(self._policy.attempts, _PART_ATTEMPTS))
-        parts = Retrier(few, self._clock, self._random)
+        parts = Retrier(few, self._clock, self._random, self._hold)
         parts.on_retry = lambda error: self.on_retry(error) if self.on_retry else None
         return parts
 
@@ -71,6 +73,10 @@ class Retrier:
         start = self._clock.monotonic()
 
         async def once() -> T:  # tenacity awaits only what is an async function itself
+            nonlocal start
+            if self._hold.is_closed:
+                await self._hold.passed()
+                start = self._clock.monotonic()
             result = await attempt()
             self._answered = True
             return result
@@ -85,6 +91,8 @@ class Retrier:
         )(once)
 
     def _is_last(self, state: RetryCallState, start: float) -> bool:
+        if self._hold.is_closed:  # what stands still loses its connection sooner or later
+            return False
         error = _failure(state)
         seldom_helps = not self._answered and isinstance(error, ConnectionRefused | NameResolutionFailed)
         attempts = min(self._policy.attempts, self._policy.quick_attempts) if seldom_helps else self._policy.attempts

@@ -96,7 +96,8 @@ class FakeWork:
         script = self._script
         while self._done < script.seconds and (self._canceled is None or script.deaf):
             await self._clock.sleep(min(_STEP_SECONDS, script.seconds - self._done))
-            self._done += _STEP_SECONDS
+            if not (self.limits and self.limits.paused) or self._canceled is not None:
+                self._done += _STEP_SECONDS
             share = min(self._done / script.seconds, 1.0)
             yield Progress(bytes_done=int(script.bytes * share), bytes_total=script.bytes)
 

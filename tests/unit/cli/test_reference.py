@@ -17,7 +17,7 @@ from agent.cli.main import lighter as root
 from hack import cli_docs
 from tests.unit.cli.conftest import Lighter, Place
 
-_WITHOUT_RESULT = {"completion", "disconnect", "mover hold", "mover run"}
+_WITHOUT_RESULT = {"agent relay", "completion", "disconnect", "mover hold", "mover run"}
 """Commands that print none; that of a mover pod is its termination message."""
 
 

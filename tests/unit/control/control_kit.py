@@ -92,6 +92,13 @@ class FakeJobs:
         self.put(replace(found, canceled=True))
         return self.states[kind, name]
 
+    async def pause(self, kind: str, name: str, *, paused: bool) -> JobState:
+        found = self.get(kind, name)
+        if found is None:
+            raise ControlJobNotFound(f"there is no {kind} {name!r}")
+        self.put(replace(found, paused=paused))
+        return self.states[kind, name]
+
     def move(self, name: str, done: int) -> None:
         self.put(replace(self.states["DataUpload", name], progress=Progress(bytes_done=done, bytes_total=100)))
 

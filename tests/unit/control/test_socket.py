@@ -197,6 +197,18 @@ async def test_a_canceled_job_says_so_and_an_unknown_one_is_not_found(path: Path
             await client.job(jobs_pb2.JobId(name="b"))
 
 
+async def test_a_job_is_paused_and_resumed_and_says_so(path: Path) -> None:
+    world = World()
+    world.jobs.put(job("a"))
+    one = jobs_pb2.JobId(kind=UPLOAD, name="a")
+    async with serve_socket(world.parts, world.clock, path), local(path) as client:
+        assert (await client.pause(one)).paused and (await client.job(one)).paused
+        assert not (await client.resume(one)).paused and not (await client.job(one)).paused
+        for call in (client.pause, client.resume):
+            with pytest.raises(ControlJobNotFound, match="DataUpload 'b'"):
+                await call(jobs_pb2.JobId(kind=UPLOAD, name="b"))
+
+
 async def test_an_error_crosses_with_its_code_its_hint_and_a_status(path: Path) -> None:
     world = World()
     world.jobs.put(job("a"))

@@ -140,6 +140,8 @@ METHODS: dict[str, Callable[[ControlClient], Awaitable[object]]] = {
     "JobService/GetJob": lambda client: client.job(JOB),
     "JobService/WatchJobs": _watch,
     "JobService/CancelJob": lambda client: client.cancel(JOB),
+    "JobService/PauseJob": lambda client: client.pause(JOB),
+    "JobService/ResumeJob": lambda client: client.resume(JOB),
     "LimitService/GetLimits": lambda client: client.limits(),
     "LimitService/SetLimits": lambda client: client.set_limits(limits_pb2.Limits(concurrency=3)),
     "LimitService/ResetLimits": lambda client: client.reset_limits(),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+import structlog
 
 from agent.base.errors import ProvisioningFailed, RebindFailed, SourceNotFound, WrongPassword
 from agent.controllers.data_upload import DataMovers
+from agent.controllers.job import PAUSED_ANNOTATION
 from agent.controllers.machine import _cause
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.pods import ContainerState, Terminated, Waiting
 from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES
+from agent.observe.log import LogFormat, Logging, LogOptions
 from agent.testing.fake_movers import Script
 from tests.unit.controllers.controllers_kit import NODES, Cluster, Server
 
@@ -113,6 +119,23 @@ async def test_a_cancel_ends_an_upload_within_seconds_in_every_phase(cluster: Cl
     assert cluster.exposed["upload"].cleaned == {Key("velero", "u")}
     assert not upload.metadata.finalizers
     assert not any(cluster.moved.active.values())
+
+
+@pytest.mark.parametrize(("said", "stands"), [("true", True), ("True", False), ("", False), ("x" * 10_000, False)])
+async def test_an_upload_that_is_marked_as_paused_begins_and_stands_still_until_the_mark_is_gone(
+    cluster: Cluster, said: str, stands: bool
+) -> None:
+    cluster.moved.script = lambda _: Script(seconds=60)
+    await cluster.upload("u")
+    await cluster.patch(DATA_UPLOADS, "u", {"metadata": {"annotations": {PAUSED_ANNOTATION: said}}})
+    _start(cluster)
+    await cluster.run(600)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is (Phase.IN_PROGRESS if stands else Phase.COMPLETED)
+    await cluster.patch(DATA_UPLOADS, "u", {"metadata": {"annotations": {PAUSED_ANNOTATION: None}}})
+    await cluster.run(100)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is Phase.COMPLETED
 
 
 @pytest.mark.check(18)
@@ -312,3 +335,31 @@ async def test_many_agents_accept_each_object_once(cluster: Cluster) -> None:
     accepted = [name for name, reason, _ in cluster.events.told if reason == "Accepted"]
     assert len(accepted) == len(set(accepted)) == 100
     assert not cluster.moved.doubled
+
+
+@pytest.fixture
+def log_lines() -> Iterator[Callable[[], list[dict[str, object]]]]:
+    """Everything that is logged during a test, as it is written."""
+    root, configured, stream = logging.getLogger(), structlog.get_config(), io.StringIO()
+    handlers, level = root.handlers, root.level
+    Logging(LogOptions(LogFormat.JSON, "debug"), stream).install()
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    root.handlers, root.level = handlers, level
+    structlog.configure(**configured)
+
+
+async def test_each_line_about_an_object_says_which_its_volume_and_its_uid(
+    cluster: Cluster, log_lines: Callable[[], list[dict[str, object]]]
+) -> None:
+    cluster.moved.script = lambda _: Script(seconds=5, error=RuntimeError("a mistake of ours"))  # type: ignore[arg-type]
+    await cluster.upload("u", node=NODES[0])
+    await cluster.upload("v", node=NODES[0])
+    _start(cluster)
+    await cluster.run(120)
+    for name in ("u", "v"):
+        upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", name))
+        expected = ("DataUpload", f"{upload.spec.source_namespace}/{upload.spec.source_pvc}", upload.metadata.uid)
+        about = [line for line in log_lines() if line.get("name") == name]
+        assert any("unforeseen" in str(line["msg"]) for line in about)
+        assert {(line["kind"], line["volume"], line["job"]) for line in about} == {expected}
+    assert not [line for line in log_lines() if "unforeseen" in str(line["msg"]) and "job" not in line]

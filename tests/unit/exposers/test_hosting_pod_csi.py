@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
@@ -217,3 +218,26 @@ def test_check_15_load_affinity_holds_in_every_zone_of_the_volume(recorded: Reco
     assert not allows(pod, _node("a", zone="z2"))
     assert not allows(pod, _node("a", zone="z3", disk="fast"))
     assert not allows(pod, _node("a", disk="fast"))
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (
+            ("node-agent", "server", "--log-format=json", "--log-level", "debug"),
+            ("--log-format=json", "--log-level=debug"),
+        ),
+        (("node-agent", "server", "--log-level"), ()),
+        (("node-agent", "server", "--logs=x", "json"), ()),
+    ],
+)
+def test_a_mover_pod_writes_its_log_as_the_agent_does(
+    recorded: Recorded, words: tuple[str, ...], flags: tuple[str, ...]
+) -> None:
+    spec = recorded.template.spec
+    agent = msgspec.structs.replace(spec.containers[0], args=words)
+    recorded.template = msgspec.structs.replace(
+        recorded.template, spec=msgspec.structs.replace(spec, containers=(agent, *spec.containers[1:]))
+    )
+    assert recorded.make(Runner.POD).spec.containers[0].args[4:] == flags
+    assert recorded.make(Runner.LOCAL).spec.containers[0].args == ()

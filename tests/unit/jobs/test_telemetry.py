@@ -9,8 +9,8 @@ import structlog
 
 from agent.jobs.callbacks import JobTelemetry
 from agent.jobs.phases import CountedEvents
-from agent.jobs.volume import volume_of
 from agent.kube.job import Phase
+from agent.kube.job_names import volume_of
 from agent.kube.meta import OwnerReference
 from agent.kube.times import time_from_ns
 from agent.movers.protocol import Log, Metric

@@ -269,6 +269,32 @@ async def test_limits_reach_the_worker_while_it_works():
         await work.result()
 
 
+async def test_a_pause_reaches_the_pod_and_outlives_the_agent():
+    cluster = await PodCluster(script=Script(seconds=60)).create()
+    movers, works = FakeMovers(cluster.world, cluster.clock), []
+
+    class Remembering:
+        def job(self, *given):
+            return Remembered(movers.job(*given), works)
+
+    async with cluster.pod(Remembering()):
+        first = asyncio.create_task(_paused(cluster))
+        await cluster.waited(20)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await cluster.waited(600)
+        assert works[0].limits.paused, "it waits for the next agent"
+        async with cluster.runner().job(BACKUP, SECRETS) as work:
+            assert (await work.result()).total_bytes == 1 << 20
+        assert not works[0].limits.paused, "which knows nothing of a pause that is over"
+
+
+async def _paused(cluster):
+    async with cluster.runner().job(BACKUP, SECRETS) as work:
+        work.set_limits(RateLimits(paused=True))
+        await work.result()
+
+
 class Remembered:
     def __init__(self, block, works):
         self._block, self._works = block, works

@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
+import structlog
 
 from agent.base.errors import (
     CanceledError,
@@ -28,11 +29,14 @@ from agent.movers.pod_protocol import (
     CANCELED_REASON,
     COMPLETED_REASON,
     JOB_ANNOTATION,
+    LIMITS_ANNOTATION,
     PROGRESS_REASON,
     STARTED_REASON,
 )
+from agent.observe.log import job_fields
 from agent.server.rights import MOVER_RIGHTS
 from agent.testing.fake_movers import Script
+from tests.unit.movers.moving_kit import SECRETS
 from tests.unit.movers.pod_kit import BACKUP, KEY, NAME, RESTORE, PodCluster
 
 
@@ -247,3 +251,25 @@ async def test_a_worker_that_reached_its_own_limit_leaves_an_error_that_says_wha
     with pytest.raises(MoverOutOfMemory, match=r"podResources\.memoryLimit"):
         await cluster.worker().run()
     assert MoverOutOfMemory.code in cluster.messages[-1]
+
+
+async def test_each_line_of_a_pod_says_which_object_volume_and_job_it_is_about():
+    cluster = await PodCluster(script=Script(seconds=30)).create()
+    seen = []
+    cluster.logs = Noting(seen)
+    async with cluster.pod(), cluster.runner().job(BACKUP, SECRETS) as work:
+        await cluster.waited(5)
+        await cluster.annotate(LIMITS_ANNOTATION, "no limits")
+        await work.result()
+    uid = (await cluster.api.get(DATA_UPLOADS, KEY)).metadata.uid
+    assert seen and all(fields == job_fields("DataUpload", NAME, "app/data", uid) for fields in seen)
+
+
+class Noting:
+    """In place of a log: what each line would say of its job."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def append(self, line):
+        self.seen.append(structlog.contextvars.get_contextvars())

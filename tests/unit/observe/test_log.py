@@ -7,6 +7,8 @@ from datetime import datetime
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.base.errors import UsageError
 from agent.movers.spec import Secrets
@@ -84,6 +86,30 @@ def test_secrets_are_in_no_line_however_they_are_logged(form):
     text = stream.getvalue()
     assert SECRET not in text and "correct-horse" not in text and "unknown-" not in text
     assert text.count("***") >= 10
+
+
+_TEXT = st.text(st.characters(exclude_characters="*\\", exclude_categories=("Cc", "Cs")), max_size=20)
+_NESTED = st.recursive(
+    st.builds(lambda before, after: lambda word: before + word + after, _TEXT, _TEXT),
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: lambda word: [part(word) for part in parts])
+        | st.builds(lambda key, part: lambda word: {key + word: part(word)}, _TEXT, inner)
+        | inner.map(lambda part: lambda word: (part(word).__repr__(), word.encode(), Secrets(password=word)))
+    ),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize("form", LogFormat)
+@given(word=st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=6, max_size=40), made=_NESTED)
+def test_a_secret_that_is_known_is_in_no_line_whatever_holds_it(form, word, made):
+    logs, stream = installed(form)
+    logs.redaction.hide([word])
+    before = len(stream.getvalue())
+    logger().info("it happens", value=made(word), more=[made(word)])
+    logger().warning("of %s", made(word))
+    assert stream.getvalue()[before:]
+    assert not (word in stream.getvalue() and word not in "it happens info warning value more agent.test 2026")
 
 
 def test_a_traceback_is_logged_without_the_values_of_variables():

@@ -11,11 +11,14 @@ import msgspec
 import pytest
 
 from agent.base.clock import SystemClock
-from agent.cli.agent_jobs import JobInfo, JobsResult, WatchLine
+from agent.cli.agent_job import JobInfo
+from agent.cli.agent_jobs import JobsResult
 from agent.cli.agent_state import LimitsResult, StatusResult
+from agent.cli.agent_watch import WatchLine
 from agent.control.client import Target, connect
 from agent.control.v1 import jobs_pb2, limits_pb2
 from agent.kube.job import Phase
+from agent.server.stopping import Stopping
 from agent.testing.fake_movers import Script
 from tests.unit.server.agent_kit import NODE, AgentWorld
 from tests.unit.server.test_app import Workers
@@ -117,3 +120,50 @@ async def test_an_agent_without_a_place_for_its_socket_works_all_the_same(tmp_pa
     async with world.agent(Workers(world)):
         await world.add_backup()
         await world.until(lambda: world.phase() is Phase.COMPLETED, within=120)
+
+
+async def test_a_paused_job_stands_still_is_seen_as_such_stays_so_over_a_restart_and_can_be_canceled(
+    world: AgentWorld,
+) -> None:
+    script = Script(seconds=3_600, bytes=3_600_000, cancel_seconds=0.01)
+    backup = jobs_pb2.JobId(kind=jobs_pb2.JOB_KIND_POD_VOLUME_BACKUP, name="pvb-1")
+    target = Target(address=f"unix:{world.flags.control_socket}")
+    async with asyncio.timeout(90), world.agent(Workers(world, script)):
+        await world.add_backup()
+        await world.until(lambda: world.phase() is Phase.IN_PROGRESS, within=30)
+        async with connect(target) as client:
+            await client.pause(backup)
+            await world.until(
+                lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 1.0' in _shown(world), within=30
+            )
+            assert (await client.node()).paused_jobs == 1
+            before = (await client.job(backup)).progress.bytes_done
+            status, table, _ = await lighter("agent", "jobs", "--socket", world.flags.control_socket)
+            assert status == 0 and "InProgress (paused)" in table
+            assert (await client.job(backup)).progress.bytes_done == before
+            resumed = await lighter("agent", "resume", "pvb/pvb-1", "--socket", world.flags.control_socket)
+            assert resumed[:2] == (0, "pvb/pvb-1 is InProgress\n")
+            await world.until(
+                lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 0.0' in _shown(world), within=30
+            )
+            paused = await lighter("agent", "pause", "pvb/pvb-1", "--socket", world.flags.control_socket)
+            assert paused[:2] == (0, "pvb/pvb-1 is InProgress (paused)\n")
+            await world.until(
+                lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 1.0' in _shown(world), within=30
+            )
+    assert {"Paused", "Resumed"} <= (await world.told()).keys()
+    world.stopping = Stopping()
+    next_workers = Workers(world, script)
+    async with asyncio.timeout(90), world.agent(next_workers):
+        await world.until(lambda: bool(next_workers.jobs.started), within=30)
+        await world.until(
+            lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 1.0' in _shown(world), within=30
+        )
+        async with connect(target) as client:
+            await client.cancel(backup)
+            await world.until(lambda: world.phase().is_final, within=30)
+            assert not (await client.job(backup)).paused
+
+
+def _shown(world: AgentWorld) -> bytes:
+    return world.metrics.render()

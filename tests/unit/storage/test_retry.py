@@ -1,3 +1,4 @@
+import asyncio
 import random
 from collections.abc import AsyncIterator
 
@@ -11,6 +12,7 @@ from agent.base.errors import (
     StorageError,
     StorageUnavailable,
 )
+from agent.base.hold import Hold
 from agent.storage.base import BlobId, BlobMetadata
 from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
 from agent.testing.clock import VirtualClock
@@ -172,3 +174,16 @@ async def test_a_bad_store_looks_like_a_slow_good_one(seed: int) -> None:
         assert await storage.get(blob_id, 1) == blob_id[1:].encode()
     await storage.delete(ids)
     assert not memory.blobs
+
+
+async def test_the_time_that_a_call_is_held_up_does_not_count() -> None:
+    clock, hold = VirtualClock(), Hold()
+    inner = Failing(*(StorageUnavailable("the connection was idle for too long") for _ in range(2)))
+    storage = RetryingStorage(inner, Retrier(RetryPolicy(total=60, attempts=3), clock, random.Random(1), hold))
+    hold.set(closed=True)
+    call = asyncio.ensure_future(storage.get(PACK))
+    await clock.sleep(3_600)
+    assert inner.attempts == 0
+    hold.set(closed=False)
+    assert await call == b"data"
+    assert inner.attempts == 3
