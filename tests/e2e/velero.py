@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -107,9 +107,9 @@ class Velero:
 
         self._cluster.wait(f"backup {name} is deleted", seconds, gone)
 
-    def leftovers(self, namespaces: Sequence[str], movements: Sequence[Movement]) -> list[str]:
-        """What a backup or restore left behind of its temporary objects."""
-        names = {movement.name for movement in movements}
+    def leftovers(self, namespaces: Sequence[str], moved: Iterable[Movement | str]) -> list[str]:
+        """What a backup or restore left behind of its temporary objects; of movements, or of objects by their names."""
+        names = {found if isinstance(found, str) else found.name for found in moved}
         left = [
             f"{kind} {found['metadata']['name']}"
             for kind in ("Pod", "PersistentVolumeClaim", "VolumeSnapshot")
