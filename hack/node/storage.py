@@ -33,6 +33,9 @@ def object_store(layout: Layout) -> Daemon:
             "-volume.minFreeSpace=1",
             "-master.volumeSizeLimitMB=512",
             "-master.electionTimeout=1s",
+            # Network namespaces do not part sockets in /tmp: another cluster's server would answer.
+            f"-filer.localSocket={layout.run / 'filer.sock'}",
+            f"-s3.localSocket={layout.run / 's3.sock'}",
         ],
     )
 
