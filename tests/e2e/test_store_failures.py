@@ -39,6 +39,7 @@ def test_wrong_credentials_fail_within_a_minute_and_say_which(app: Workload, loc
     assert location.name in message or "credential" in message.lower()
 
 
+@pytest.mark.slow
 def test_store_that_never_answered_fails_within_a_minute(app: Workload, location: Location) -> None:
     location.create(s3_url=_NOBODY_LISTENS)
     ended = data_upload(app, "files", location=location.name).wait_for("Failed", seconds=60)
@@ -58,6 +59,7 @@ def test_bucket_that_became_read_only_fails_backups_and_restores_still(app: Work
     data_download(app, "target", snapshot_id=snapshot_id, location=location.name).wait_for("Completed")
 
 
+@pytest.mark.slow
 def test_wrong_credentials_from_now_on_fail_the_next_backup(app: Workload, location: Location) -> None:
     location.create()
     data_upload(app, "files", location=location.name).wait_for("Completed")

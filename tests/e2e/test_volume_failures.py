@@ -79,6 +79,7 @@ def test_backup_of_a_volume_whose_copy_fails_at_a_call(app: Workload, classes: C
     assert _BROKEN in ended["status"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", _CALLS)
 def test_restore_of_a_volume_that_fails_at_a_call(app: Workload, classes: Classes, call: str) -> None:
     uploaded = data_upload(app, "files").wait_for("Completed")
@@ -87,6 +88,7 @@ def test_restore_of_a_volume_that_fails_at_a_call(app: Workload, classes: Classe
     assert _BROKEN in ended["status"]["message"]
 
 
+@pytest.mark.slow
 def test_snapshot_that_never_becomes_ready_fails_and_is_named(app: Workload, classes: Classes) -> None:
     never = classes.snapshots({"snapshotReadySeconds": "3600"})
     ended = data_upload(app, "files", snapshot_class=never).wait_for("Failed", seconds=100)
@@ -99,6 +101,7 @@ def test_snapshot_that_cannot_be_taken_fails_and_is_quoted(app: Workload, classe
     assert _BROKEN in ended["status"]["message"]
 
 
+@pytest.mark.slow
 def test_snapshot_that_becomes_ready_late_is_waited_for(app: Workload, classes: Classes) -> None:
     late = classes.snapshots({"snapshotReadySeconds": "10"})
     data_upload(app, "files", snapshot_class=late).wait_for("Completed")
