@@ -1,7 +1,7 @@
 """Compiled inner loops of the data path (sources in `agent/native/`)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar, final
 
 from typing_extensions import Buffer
 
@@ -153,3 +153,25 @@ def return_large_blocks() -> None:
 
     For programs, at their start. Does nothing where the C library is not glibc.
     """
+
+# block.c
+
+@final
+class BlockPool:
+    """Large buffers that are used again: fresh memory costs a page fault for every 4 KiB.
+
+    A buffer comes back by itself when the last view of it is gone. Thread-safe.
+    """
+
+    def __new__(cls, limit: int, /) -> Self:
+        """Keep at most `limit` bytes that nobody uses."""
+
+    @property
+    def kept(self) -> int:
+        """Bytes that nobody uses now."""
+
+    def take(self, length: int, /) -> memoryview:
+        """A writable view of `length` bytes, at least one, with whatever is in them.
+
+        Raises `ValueError`, `MemoryError`.
+        """

@@ -5,6 +5,7 @@
 #include <Python.h>
 
 void split_prepare(void); /* once, before any call */
+int block_add_types(PyObject *m);
 
 extern PyMethodDef hash_methods[];
 extern PyMethodDef scrypt_methods[];

@@ -103,6 +103,10 @@ class ManifestStore:
         """The `m` contents that were read: what a compaction replaces (§14.15)."""
         return self._read
 
+    def count(self) -> int:
+        """In how many contents manifests lie, by the index that is loaded. Thread side."""
+        return len(self._current())
+
     @property
     def damaged(self) -> Sequence[RepositoryError]:
         """What cannot be read or understood."""

@@ -183,9 +183,13 @@ class RepositoryWriter:
     async def compact_manifests(self) -> bool:
         """Write all manifests as one content when they lie in many (§14.15), and flush; whether that was worth it.
 
-        After a snapshot is a good time. Does nothing while manifests are damaged: what cannot be read stays.
+        After a snapshot is a good time. Does nothing while manifests are damaged: what cannot be read stays. Where the
+        index that is loaded knows of few, nothing is asked of the store: others may have written more since, and then
+        the next backup sees them.
         """
         store, index = self._parts.manifests, self._parts.index
+        if await asyncio.to_thread(store.count) < COMPACT_FROM:
+            return False
         await index.refresh()
         await store.load()
         live = store.find({})

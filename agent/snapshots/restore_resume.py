@@ -52,10 +52,10 @@ class Resumption:
 
     async def has(self, piece: Piece[File]) -> bool:
         """Whether this piece of a file that is written on is in its place."""
-        writer = piece.job.writer
-        if writer is None or piece.compressed:
+        file = piece.job
+        if not file.resumed or file.writer is None or piece.compressed:
             return False
-        found = await self._sink.run(_is_there, writer, piece.offset, piece.length, piece.content, self._matches)
+        found = await self._sink.run(_is_there, file.writer, piece.offset, piece.length, piece.content, self._matches)
         if found:
             self._report.resumed_bytes += piece.length
         return found

@@ -86,7 +86,19 @@ class Directory:
 class File:
     """A file or symbolic link on its way into the target."""
 
-    __slots__ = ("buffer", "directory", "entry", "error", "left", "name", "opening", "planned", "size", "writer")
+    __slots__ = (
+        "buffer",
+        "directory",
+        "entry",
+        "error",
+        "left",
+        "name",
+        "opening",
+        "planned",
+        "resumed",
+        "size",
+        "writer",
+    )
 
     def __init__(self, directory: Directory, entry: Entry, name: bytes) -> None:
         self.directory = directory
@@ -103,6 +115,8 @@ class File:
         self.opening: Future[FileWriter | None] | None = None
         """The thread's own: it is there as soon as the file is, whether or not the loop has heard of it."""
         self.writer: FileWriter | None = None
+        self.resumed = False
+        """Whether pieces of it may be there from an earlier attempt."""
 
 
 class Sink:
@@ -207,6 +221,7 @@ class Sink:
     def adopt(self, file: File, writer: FileWriter) -> None:
         """A file that is there in part, to be written on; from now on it is finished or removed here."""
         self._large.add(file)
+        file.resumed = True
         file.writer = writer
         file.opening = Future()
         file.opening.set_result(writer)

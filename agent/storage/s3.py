@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from agent import _native
 from agent.base.clock import SystemClock
 from agent.base.errors import (
     BlobIdInvalid,
@@ -27,18 +28,22 @@ from agent.base.errors import (
 from agent.storage.base import BlobId, BlobMetadata, Buffer, Retention, check_blob_id
 from agent.storage.pace import Pace
 from agent.storage.retry import Retrier, RetryPolicy
-from agent.storage.s3_body import PiecewiseBody, bound_read_ahead, checksum_option, digest, read_exactly
+from agent.storage.s3_body import PiecewiseBody, checksum_option, digest
 from agent.storage.s3_client import open_client
 from agent.storage.s3_config import AUTO_REGION, S3Config
 from agent.storage.s3_errors import TRANSLATED, response_code, right_region, storage_error
 from agent.storage.s3_multipart import PartUploader
 from agent.storage.s3_placement import MAX_PLACEMENT_LENGTH, PLACEMENT_FILE, Placement, parse_placement
+from agent.storage.s3_receive import bound_read_ahead, receive
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
 
 CONTENT_TYPE = "application/x-kopia"
 
+_LARGE = 1 << 20
+"""Bytes of an answer from which memory that was used before is worth looking for."""
+_KEPT = 16 << 20
 _DELETE_BATCH = 1000
 _NO_BATCH_DELETE = frozenset({"NotImplemented", "MethodNotAllowed", "MissingContentMD5", "InvalidRequest"})
 
@@ -59,6 +64,7 @@ class S3Storage:
         self._bucket_exists = False
         self._placement: Placement | None = None
         self._placement_turn = asyncio.Lock()
+        self._blocks = _native.BlockPool(_KEPT)
         customer = _customer_key(config)
         self._read_options: dict[str, Any] = customer
         self._write_options: dict[str, Any] = {"ContentType": CONTENT_TYPE, **customer, **_write_options(config)}
@@ -131,9 +137,15 @@ class S3Storage:
                     end = start + answer["ContentLength"]
                     if offset > end or (length is not None and offset + length > end):
                         raise self._too_short(blob_id, offset, length, end)
-                    bound_read_ahead(body.raw_stream.connection, self._pace.download.rate)
-                    what = f"cannot {attempt} in {self.location}"
-                    data = await read_exactly(body.raw_stream.content, end - start, self._pace.download, what)
+                    bound_read_ahead(body.raw_stream, self._pace.download.rate)
+                    data = self._buffer(end - start)
+                    await receive(
+                        body.raw_stream,
+                        data,
+                        self._pace.download,
+                        self._config.read_timeout,
+                        f"cannot {attempt} in {self.location}",
+                    )
                 finally:
                     body.close()
         except BlobTooShort:
@@ -143,6 +155,9 @@ class S3Storage:
         if start == offset and (length is None or len(data) == length):
             return data
         return data[offset - start : None if length is None else offset - start + length]
+
+    def _buffer(self, length: int) -> memoryview:
+        return self._blocks.take(length) if length >= _LARGE else memoryview(bytearray(length))
 
     async def _get_nothing(self, blob_id: BlobId, offset: int) -> bytes:
         size = (await self.stat(blob_id)).length

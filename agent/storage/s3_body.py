@@ -1,8 +1,8 @@
-"""Request bodies made of the caller's buffers, and responses read into one.
+"""Request bodies made of the caller's buffers.
 
 aiohttp would copy a large body whole, or hand the caller's memory to the transport, which may still send from it after
 a canceled request. Here each piece is copied once, while it is hot, right before it is sent. A token bucket says how
-large the next piece may be and when; where it makes an answer wait, TCP's own flow control makes the store wait.
+large the next piece may be and when.
 """
 
 from __future__ import annotations
@@ -10,39 +10,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import socket
-import sys
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from typing import Protocol
 
-from agent.base.errors import StorageUnavailable
 from agent.storage.base import Buffer
 from agent.storage.pace import TokenBucket
 
 _PIECE = 256 << 10
-_LEAST_BUFFER = 16 << 10
-_HELD_BUFFER = 128 << 10
-_SO_BUF_LOCK = 72
-"""Linux 5.14: whether the size of a buffer was set by hand."""
-
-
-class ResponseReader(Protocol):
-    """aiohttp's stream of a response."""
-
-    async def read(self, n: int = -1) -> bytes:
-        """Up to `n` bytes as they come, none at the end."""
-        ...
-
-
-class SocketHolder(Protocol):
-    """aiohttp's connection of a response."""
-
-    @property
-    def transport(self) -> asyncio.BaseTransport | None:
-        """Its transport, as long as there is one."""
-        ...
 
 
 class PiecewiseBody:
@@ -122,36 +96,3 @@ def _digest(algorithm: str, data: Sequence[Buffer]) -> str:
     for buffer in data:
         hasher.update(buffer)
     return base64.b64encode(hasher.digest()).decode()
-
-
-def bound_read_ahead(connection: SocketHolder | None, rate: float) -> None:
-    """Tell the system to take in only so much ahead of a reader that is held to `rate` bytes a second (0: no limit).
-
-    Else its buffers, which grow to megabytes, would fill at the speed of the wire.
-    """
-    transport = connection.transport if connection is not None else None
-    raw = transport.get_extra_info("socket") if transport is not None else None
-    if raw is None or sys.platform != "linux":
-        return
-    with suppress(OSError):  # a courtesy: a kernel that refuses it only has larger buffers
-        if rate > 0:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(max(int(rate), _LEAST_BUFFER), _HELD_BUFFER))
-        elif raw.getsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK):
-            raw.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)  # may grow by itself again
-
-
-async def read_exactly(reader: ResponseReader, length: int, bucket: TokenBucket, what: str) -> bytearray:
-    """`length` bytes of a response in one buffer. Raises `StorageUnavailable` when it holds more or fewer."""
-    data = bytearray(length)
-    position = 0
-    while position < length:
-        granted = await bucket.allow(min(_PIECE, length - position))
-        chunk = await reader.read(granted)
-        bucket.give_back(granted - len(chunk))
-        if not chunk:
-            raise StorageUnavailable(f"{what}: the answer ended after {position} of {length} bytes")
-        data[position : position + len(chunk)] = chunk
-        position += len(chunk)
-    if await reader.read(1):
-        raise StorageUnavailable(f"{what}: the answer is longer than the {length} bytes it announced")
-    return data

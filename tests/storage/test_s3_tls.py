@@ -1,10 +1,13 @@
+import asyncio
 import datetime
 import ipaddress
+import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -70,6 +73,28 @@ async def test_a_given_authority_is_trusted(https: TcpProxy, seaweed: SeaweedSer
     await storage.put(PACK, [b"x" * 1_000_000])
     assert len(await storage.get(PACK)) == 1_000_000
     await storage.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_large_blobs_come_whole_through_tls_in_either_loop(
+    seaweed: SeaweedServer, certificate: Path, run: Callable[[Coroutine[object, object, None]], None]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    data = os.urandom((5 << 20) + 3)
+
+    async def put_and_get() -> None:
+        async with asyncio.timeout(60), TcpProxy(seaweed.port, tls=context) as https:
+            storage = await S3Storage.open(
+                config_for(seaweed, "blobs", endpoint=https.endpoint, ca_file=str(certificate))
+            )
+            await storage.put(PACK, [data])
+            for start in (0, 1, 1 << 20):
+                assert await storage.get(PACK, start) == data[start:]
+            assert https.connections <= 2  # kept between requests
+            await storage.close()
+
+    run(put_and_get())
 
 
 async def test_skipped_verification_works_and_warns(https: TcpProxy, seaweed: SeaweedServer) -> None:

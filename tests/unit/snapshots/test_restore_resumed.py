@@ -13,6 +13,7 @@ from agent.snapshots import restore_journal, restore_plan
 from agent.snapshots.model import Entry
 from agent.snapshots.restore import RestoreOptions, restore
 from agent.snapshots.restore_report import RestoreReport
+from agent.storage.base import Buffer
 from agent.volumes.tree_write import Existing
 from tests.unit.snapshots.memory_repository import MemoryRepository
 from tests.unit.snapshots.test_restore import OURS, tree
@@ -130,6 +131,26 @@ async def test_a_large_file_that_a_killed_restore_left_is_written_on(
     assert (report.resumed_bytes, report.bytes) == (2 << 20, 2 << 20)
     assert tree(tmp_path / "t") == {"large": data}
     assert os.stat(tmp_path / "t" / "large").st_mtime_ns == 1_000_000_007
+
+
+class Asked(MemoryRepository):
+    """Counts how often something that lies in a target was compared with a content."""
+
+    compared = 0
+
+    def matches(self, cid: ContentId, data: Buffer) -> bool:
+        self.compared += 1
+        return super().matches(cid, data)
+
+
+async def test_a_large_file_that_is_new_is_not_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restore_plan.Window.__init__, "__defaults__", (10, 1 << 20))
+    repository = Asked()
+    data = os.urandom(8 << 20)
+    root = repository.directory("r", [repository.file("large", data, 1 << 18)])
+    report = await restore(repository, root, tmp_path / "t", options=OURS)
+    assert tree(tmp_path / "t") == {"large": data}
+    assert (report.bytes, report.resumed_bytes, repository.compared) == (8 << 20, 0, 0)
 
 
 async def test_a_file_that_has_become_too_long_is_cut_when_it_is_written_on(

@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.base.errors import StorageUnavailable
 from agent.storage.base import BlobId, BlobStorage
 from agent.storage.filesystem import FilesystemStorage
 from agent.storage.limit import LimitedStorage, Limits
 from agent.storage.open import StorageOptions, open_storage
 from agent.storage.pace import Pace, TokenBucket
-from agent.storage.s3_body import PiecewiseBody, read_exactly
+from agent.storage.s3_body import PiecewiseBody
 from agent.testing.clock import VirtualClock
 from agent.testing.memory_storage import MemoryStorage
 
@@ -176,32 +175,6 @@ async def test_a_body_is_sent_in_pieces_of_what_may_pass(clock: VirtualClock) ->
     assert b"".join(piece for _, piece in sent) == data
     assert max(len(piece) for _, piece in sent) <= RATE
     assert sent[-1][0] == pytest.approx(5.5, abs=0.2)
-
-
-class Answer:
-    """Gives at most `largest` bytes at a time."""
-
-    def __init__(self, data: bytes, largest: int) -> None:
-        self._data = data
-        self._largest = largest
-
-    async def read(self, n: int = -1) -> bytes:
-        n = min(n, self._largest)
-        piece, self._data = self._data[:n], self._data[n:]
-        return piece
-
-
-async def test_an_answer_is_read_no_faster_than_it_may_pass(clock: VirtualClock) -> None:
-    journal = Journal(RATE, clock)
-    data = bytes(range(200)) * 30
-    assert await read_exactly(Answer(data, 70), len(data), journal, "read") == data
-    assert clock.monotonic() == pytest.approx(5.5, abs=0.3)
-
-
-@pytest.mark.parametrize("length", [99, 101])
-async def test_an_answer_of_another_length_is_unavailable(clock: VirtualClock, length: int) -> None:
-    with pytest.raises(StorageUnavailable, match="read"):
-        await read_exactly(Answer(bytes(length), 70), 100, TokenBucket(0, clock), "read")
 
 
 async def test_the_limits_of_an_opened_folder_hold_and_can_be_changed(tmp_path: Path) -> None:
