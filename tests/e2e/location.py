@@ -25,7 +25,7 @@ READER: Final = (
 
 
 class Location:
-    """A location with a Secret of its own, both under one name; what is in the bucket is below it, too."""
+    """A location with a Secret of its own, both under one name, and a folder of the bucket of its own."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster = cluster
@@ -43,7 +43,8 @@ class Location:
         """With the keys of the default location, and its server, if no other ones are given."""
         metadata = {"name": self.name, "namespace": VELERO_NAMESPACE}
         spec = self._spec | {"credential": {"name": self.name, "key": "cloud"}, "default": False}
-        spec["objectStorage"] = spec["objectStorage"] | {"prefix": self.name}
+        # Velero takes no bucket with folders that it does not know; this one it leaves alone.
+        spec["objectStorage"] = spec["objectStorage"] | {"prefix": f"plugins/{self.name}"}
         spec["config"] = spec["config"] | {"s3Url": s3_url or self.s3_url}
         data = {"cloud": _file_of(keys) if keys else self._default_keys()}
         self._cluster.create(
