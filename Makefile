@@ -32,6 +32,7 @@ layers: venv  ## import-linter: who may import whom
 
 unit: venv  ## unit and property tests
 	@hack/tool helm >/dev/null
+	@hack/tool grpcurl >/dev/null
 	@hack/system-packages prometheus
 	$(BIN)/pytest tests/unit -n 2
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.server.rights import RIGHTS, Need, Scope
+from agent.server.rights import MOVER_RIGHTS, RIGHTS, Need, Scope
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "permissions.md"
 
@@ -21,6 +21,18 @@ chart grant exactly that; no rule has a wildcard, and tests hold both to this ta
 
 `lighter agent run --check` asks the API server for each of these rights and names those that are missing. The agent
 does the same at its start and does without where it can: the last column says what becomes of it.
+"""
+
+_MOVERS = """\
+## Pods that move data
+
+Where the agent cannot see a volume itself, the pod that mounts it moves the data (`runner` in
+[configuration.md](configuration.md)). Such a pod has an account of its own, `lighterage-mover`
+(`--mover-service-account`), with these rights in Velero's namespace and none on secrets: the repository's password and
+the credentials of its location are mounted. Where the account does not exist its pods use the agent's, and the
+self-test says so. With roles for service accounts (IRSA, workload identity) both accounts need the annotation. The
+role of a pod that only holds a volume for the agent does not matter: it gets no token.
+
 """
 
 _COPIES = """\
@@ -67,10 +79,16 @@ def render() -> str:
             _table(Scope.NAMESPACE),
             "## In the whole cluster\n",
             _table(Scope.CLUSTER),
+            _MOVERS + _mover_table(),
             _COPIES,
             _POD,
         ]
     )
+
+
+def _mover_table() -> str:
+    lines = [f"| `{right.name}` | {', '.join(right.verbs)} | {right.use} |" for right in MOVER_RIGHTS]
+    return "\n".join(["| kind | verbs | to |", "|---|---|---|", *lines, ""])
 
 
 def _table(scope: Scope) -> str:

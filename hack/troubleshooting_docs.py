@@ -27,7 +27,7 @@ Every error has a code. It begins `status.message` of the object that failed, is
 `lighterage_errors_total`, is printed by `lighter`, and decides its [exit status](cli.md#exit-statuses). Behind it
 stands what was tried, on what, and often what to do.
 
-```sh
+```sh cluster
 kubectl -n velero get datauploads,datadownloads,podvolumebackups,podvolumerestores \\
   -o custom-columns=NAME:.metadata.name,PHASE:.status.phase,MESSAGE:.status.message
 kubectl -n velero describe dataupload NAME        # its events, one for each phase

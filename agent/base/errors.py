@@ -40,6 +40,10 @@ class ConfigurationError(LighterageError, code="configuration.invalid", exit_sta
     """The configuration of the agent, or of the way to its API server, cannot be used."""
 
 
+class AgentSuperseded(LighterageError, code="agent.superseded", exit_status=5):
+    """Another agent of the same node has taken over its work."""
+
+
 class UsageError(LighterageError, code="usage", exit_status=2):
     """The caller asked for something that makes no sense: an option, a URL, a name."""
 
@@ -204,6 +208,10 @@ class ExposeTimeout(ExposeError, code="expose.timeout", exit_status=118):
 
 class NodeLost(ExposeError, code="expose.node-lost", exit_status=118):
     """Nobody looks after the work of a node any more, or no node ever did."""
+
+
+class VolumeTakenAway(ExposeError, code="expose.taken-away", exit_status=118):
+    """The pod that held the volume was deleted, or the volume unmounted, while its data was moved."""
 
 
 class ExposeUnsupported(ExposeError, code="expose.unsupported", exit_status=119):

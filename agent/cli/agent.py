@@ -16,6 +16,7 @@ from agent.cli.go_flags import GoDuration, comma_list, ignored_flags
 from agent.server.flags import (
     DEFAULT_CONTROL_SOCKET,
     DEFAULT_METRICS_ADDRESS,
+    DEFAULT_MOVER_ACCOUNT,
     DEFAULT_NAMESPACE,
     DEFAULT_OWN_CONFIGMAP,
     DEFAULT_PREPARE_TIMEOUT,
@@ -126,6 +127,13 @@ for _command in (status, jobs, watch, cancel, limits, ls, cat, restore):
     metavar="DIR",
     help="The `pods` folder of the kubelet's root.",
 )
+@click.option(
+    "--mover-service-account",
+    default=DEFAULT_MOVER_ACCOUNT,
+    show_default=True,
+    metavar="NAME",
+    help="Of pods that move data; empty, or where it does not exist: the agent's own.",
+)
 @click.option("--cache-dir", default="", metavar="DIR", help="For caches; else below VELERO_SCRATCH_DIR, or /scratch.")
 @click.option(
     "--control-socket",
@@ -163,6 +171,7 @@ def run(
     kubeconfig: str,
     kubecontext: str,
     host_pods: str,
+    mover_service_account: str,
     cache_dir: str,
     control_socket: str,
     control_address: str,
@@ -195,6 +204,7 @@ def run(
         kubeconfig=kubeconfig,
         kubecontext=kubecontext,
         host_pods=host_pods,
+        mover_service_account=mover_service_account,
         cache_dir=cache_dir or f"{scratch}/lighterage",
         control_socket=control_socket,
         control_address=control_address,

@@ -110,8 +110,8 @@ def backup(
     """Take a snapshot of a folder, block device or image.
 
     Only what changed since the newest snapshot of the same source is read, only what the repository does not have is
-    stored. Interrupted, it saves what there is, and the next run goes on from there. Exit status 73: the snapshot was
-    saved, but something could not be read.
+    stored. Interrupted, it saves what there is if the store takes it within ten seconds, and the next run goes on from
+    there. Exit status 73: the snapshot was saved, but something could not be read.
     """
     if full and parent:
         raise UsageError("--parent and --force-full exclude each other")
@@ -122,8 +122,7 @@ def backup(
 
     from agent.repository.writer import WriterOptions
     from agent.snapshots.progress import Cancellation, UploadProgress
-    from agent.snapshots.upload import CHECKPOINT_INTERVAL, UploadOptions, upload_tree
-    from agent.snapshots.upload_device import upload_device
+    from agent.snapshots.upload import CHECKPOINT_INTERVAL, UploadOptions
 
     options = UploadOptions(
         description=description,
@@ -141,7 +140,7 @@ def backup(
     started = time.monotonic()
 
     def interrupt() -> None:
-        note("\nInterrupted: saving what there is. Once more ends it at once.")
+        note(f"\nInterrupted: saving what there is, for {options.save_within:g} seconds. Once more ends it at once.")
         cancellation.cancel()
 
     async def work() -> BackupResult:
@@ -155,8 +154,11 @@ def backup(
                     from agent.cli.selection import choose_snapshot
 
                     chosen = replace_parent(options, choose_snapshot(repository, parent, str(owner)).id)
+                if block:
+                    from agent.snapshots.upload_device import upload_device as upload
+                else:
+                    from agent.snapshots.upload import upload_tree as upload
                 async with repository.writer(WriterOptions()) as writer:
-                    upload = upload_device if block else upload_tree
                     result = await upload(
                         repository,
                         writer,

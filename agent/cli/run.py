@@ -8,6 +8,7 @@ usual. The process exits with the status of `CanceledError`.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
@@ -52,6 +53,7 @@ def run(
 ) -> _T:
     """Run one command's work to its end; `network` picks the faster loop for sockets (it costs start-up time)."""
     _native.return_large_blocks()
+    gc.freeze()  # what has been imported stays: collections need not look at it
     if network:
         import uvloop
 

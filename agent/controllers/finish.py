@@ -34,6 +34,8 @@ from agent.movers.spec import BackupResult, JobResult, Progress
 
 _CLEAN_UP_SECONDS = 60.0
 """How long an object waits for its leftovers before its end is told; they are removed afterwards all the same."""
+_CLEAN_UP_FAILED_SECONDS = 5.0
+"""The same for a failure, which is told when it is known: what keeps a volume away keeps its leftovers, too."""
 _FINISH_SECONDS = 600.0
 _KEEP_FINALIZER_SECONDS = 600.0
 _SOON = 2.0
@@ -178,7 +180,8 @@ class Finisher(Generic[JobT]):
         if memory.verdict is None:
             memory.verdict = verdict
         decided = memory.verdict
-        if not await self._is_clean(job, memory, _CLEAN_UP_SECONDS):
+        patience = _CLEAN_UP_FAILED_SECONDS if decided.phase is Phase.FAILED else _CLEAN_UP_SECONDS
+        if not await self._is_clean(job, memory, patience):
             return self._soon(memory.cleaning)
         clean = memory.cleaning is None
 

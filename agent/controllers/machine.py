@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
+import structlog
+
 from agent.base.errors import (
     CanceledError,
     ExposeTimeout,
@@ -22,6 +24,8 @@ from agent.base.errors import (
     KubeInvalid,
     LighterageError,
     NodeLost,
+    VolumeError,
+    VolumeTakenAway,
 )
 from agent.controllers.context import Again, Context, NodeLiveness, Timing
 from agent.controllers.finish import Finisher
@@ -38,7 +42,7 @@ from agent.controllers.job import (
 )
 from agent.controllers.kind import JobKind, NotOurs, NotYet, Ours, Refused
 from agent.controllers.memory import Memory, Remembered, share
-from agent.controllers.moving import JobId, Order
+from agent.controllers.moving import Failed, JobId, Order
 from agent.controllers.rescue import Rescuer
 from agent.exposers.contract import Broken, Ready, Runner, Waiting
 from agent.kube.job import NodeOS, Phase
@@ -52,8 +56,11 @@ _STORE_LAG_SECONDS = 0.5
 """Until the store shows what was written already, by us or by another."""
 _MAX_REASON = 1_024
 _MAX_DOUBLINGS = 6
+_MAX_SENTENCE = 400
+_UNBOUND = "persistentvolumeclaim"
 _CANCELED = "canceled: "
 _T = TypeVar("_T")
+_log = structlog.stdlib.get_logger(__name__)
 
 
 _Step = Callable[[JobT, Remembered[JobT]], Awaitable[Again]]
@@ -256,6 +263,8 @@ class Machine(Generic[JobT]):
         work = context.movings.get(self._id(job))
         outcome = self._finisher.moved(job) if work is None else work.outcome
         if outcome is not None:
+            if isinstance(outcome, Failed) and work is not None and work.ends_with_us:
+                outcome = await self._taken_away(job, outcome)
             return await self._finisher.conclude(job, memory, outcome)
         if work is None:
             return await self._start_again(job, memory)
@@ -266,6 +275,19 @@ class Machine(Generic[JobT]):
             if age > limit + context.timing.kill:
                 work.kill(memory.overrun)
         return await self._finisher.show_progress(job, memory, work.progress)
+
+    async def _taken_away(self, job: JobT, outcome: Failed) -> Failed:
+        """What a worker says of a volume that is not there any more: whoever held it may have been deleted."""
+        if not isinstance(outcome.error, VolumeError):
+            return outcome
+        state = await self._kind.exposer.advance(job)
+        if isinstance(state, Ready):
+            return outcome
+        why = state.reason if isinstance(state, Waiting) else str(state.error)
+        said = f"{outcome.error.code}: {outcome.error.message}"
+        return Failed(
+            VolumeTakenAway(f"{why}, while the job ran ({said})", hint="see who deleted it, and repeat the job")
+        )
 
     async def _start_again(self, job: JobT, memory: Remembered[JobT]) -> Again:
         """The agent was restarted while this ran: the engine goes on from what is in the repository already."""
@@ -398,12 +420,13 @@ class Machine(Generic[JobT]):
             facts = await self._kind.exposer.diagnose(job)
         except KubeError as failure:
             facts = (f"what it waits for cannot be looked at: {failure}",)
-        reason = memory.waiting or (facts[0] if facts else "nothing is known about the reason")
+        _log.warning("a volume was not accessible in time", kind=self._kind.name, object=str(job.key), facts=facts)
+        limit = self._context.timing.prepare
         error = ExposeTimeout(
-            f"the volume was not accessible within {self._context.timing.prepare:.0f} s: {reason}",
+            f"the volume was not accessible within {limit:.0f} s: {_cause(memory.waiting, facts)}",
             hint="the agent's log has the state of all objects involved",
         )
-        return await self._finisher.fail(job, memory, error, facts)
+        return await self._finisher.fail(job, memory, error)
 
     # ---- the end ----
 
@@ -447,6 +470,17 @@ class Machine(Generic[JobT]):
 
     async def _write(self, before: JobT, after: JobT) -> JobT:
         return await self._context.writer.write(self._kind.resource, before, after)
+
+
+def _cause(waiting: str, facts: tuple[str, ...]) -> str:
+    """One or two sentences: what is waited for, and the most telling fact.
+
+    That comes first where the scheduler only says that a claim has no volume: the claim itself tells why (§13.11).
+    """
+    told = list(dict.fromkeys(one[:_MAX_SENTENCE] for one in (waiting, *facts[:1]) if one))
+    if _UNBOUND in waiting.lower():
+        told.reverse()
+    return "; ".join(told) or "nothing is known about the reason"
 
 
 def _reason(job: Job) -> str:

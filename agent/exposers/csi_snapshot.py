@@ -163,7 +163,7 @@ class CsiSnapshotExposer:
             credential = await mover_credential(settings, job.spec.backup_storage_location)
             request = replace(request, credential=credential)
         try:
-            template = await settings.pod_template()
+            template = await settings.pod_template(runner)
         except KubeNotFound as error:
             return Waiting(f"there is no DaemonSet to copy the pod from: {error}")
         return await make(self._api, PODS, hosting_pod(request, runner, template, settings.config()), job)

@@ -38,9 +38,11 @@ class _Rank(IntEnum):
 
     ERROR = 0
     WARNING = 1
-    UNWELL = 2
-    MISSING = 3
-    NORMAL = 4
+    LIKELY = 2
+    """No failure by itself, and the reason all the same: whoever should make a volume does not."""
+    UNWELL = 3
+    MISSING = 4
+    NORMAL = 5
 
 
 _Fact = tuple[_Rank, str]
@@ -92,6 +94,8 @@ async def _facts(
 
 
 def _rank_of(event: Event) -> _Rank:
+    if event.reason == "ExternalProvisioning":
+        return _Rank.LIKELY
     if event.type != "Warning":
         return _Rank.NORMAL
     about_a_claim = event.reason == "FailedScheduling" and "persistentvolumeclaim" in event.message.lower()

@@ -2,8 +2,9 @@
 
 A *hold* pod (`Runner.LOCAL`) does nothing but mount the volume: the agent's worker reads it through the host path. It
 gets no token, no secret, no folder of the node. A *mover* pod (`Runner.POD`) runs the worker itself; what it needs for
-that (environment, service account, volumes) comes from the agent's own DaemonSet, its secrets are mounted where
-`movers.pod_protocol` says. Folders of the node are never copied into either.
+that (environment, volumes) comes from the agent's own DaemonSet, its secrets are mounted where `movers.pod_protocol`
+says, and its account, which may read none, is `ExposerSettings.mover_account`. Folders of the node are never copied
+into either.
 
 Names, labels, owners and placement are those of the stock agent's pods, so that people find them where they look.
 """

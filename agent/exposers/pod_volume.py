@@ -100,7 +100,7 @@ class PodVolumeExposer(Generic[PodVolumeT]):
 
     async def _make_pod(self, job: PodVolumeT, found: MountedVolume) -> Pod:
         settings, config = self._settings, self._settings.config()
-        template = await settings.pod_template()
+        template = await settings.pod_template(Runner.POD)
         request = PodRequest(
             job=job,
             label=self._label,

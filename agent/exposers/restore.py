@@ -186,7 +186,7 @@ class GenericRestoreExposer:
             credential=credential,
             cache_claim=cache,
         )
-        pod = hosting_pod(request, runner, await settings.pod_template(), config)
+        pod = hosting_pod(request, runner, await settings.pod_template(runner), config)
         return await make(settings.api, PODS, pod, job)
 
     async def _ready(self, pod: Pod, node: str, claim: PersistentVolumeClaim, job: DataDownload) -> Waiting | Ready:

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from agent.base.clock import Clock
+from agent.base.errors import KubeForbidden, KubeNotFound
 from agent.exposers.contract import Runner
 from agent.exposers.host_path import NodeVolumes
 from agent.kube.agent_config import AgentConfig, RunnerChoice
 from agent.kube.api import KubeApi
 from agent.kube.meta import Key
 from agent.kube.pods import PodTemplate
-from agent.kube.resource import DAEMON_SETS
+from agent.kube.resource import DAEMON_SETS, SERVICE_ACCOUNTS
 from agent.kube.volumes import VolumeMode
 
 DAEMON_SET: Final = "node-agent"
@@ -37,6 +40,8 @@ class ExposerSettings:
     """Whether this agent mounts the kubelet's `pods` folder."""
     daemon_set: str = DAEMON_SET
     """The agent's own, which pods are copied from."""
+    mover_account: str = ""
+    """The service account of mover pods (contract §13.15); empty, or of none that exists: that of the DaemonSet."""
 
     def runner(self, mode: VolumeMode) -> Runner:
         """Where the worker for a new pod runs. A pod that exists already says it itself (`hosting_pod.runner_of`)."""
@@ -45,7 +50,22 @@ class ExposerSettings:
             return Runner.LOCAL if mode is VolumeMode.FILESYSTEM and self.sees_host_pods else Runner.POD
         return Runner(choice.value)
 
-    async def pod_template(self) -> PodTemplate:
-        """That of the agent's own DaemonSet; `KubeNotFound`."""
+    async def pod_template(self, runner: Runner) -> PodTemplate:
+        """That of the agent's own DaemonSet, for mover pods with their own account; `KubeNotFound`."""
         daemon_set = await self.api.get(DAEMON_SETS, Key(self.namespace, self.daemon_set))
-        return daemon_set.spec.template
+        template = daemon_set.spec.template
+        if runner is not Runner.POD or not await has_account(self.api, self.namespace, self.mover_account):
+            return template
+        spec = msgspec.structs.replace(template.spec, service_account_name=self.mover_account)
+        return msgspec.structs.replace(template, spec=spec)
+
+
+async def has_account(api: KubeApi, namespace: str, name: str) -> bool:
+    """Whether mover pods can have this service account: a pod of one that does not exist is refused."""
+    if not name:
+        return False
+    try:
+        await api.get(SERVICE_ACCOUNTS, Key(namespace, name))
+    except (KubeNotFound, KubeForbidden):
+        return False
+    return True

@@ -10,9 +10,7 @@ before it, and `role_arn`, `source_profile`, `credential_process` and `region` i
 from __future__ import annotations
 
 import asyncio
-import configparser
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,11 +20,9 @@ from urllib.parse import urlsplit
 from agent.base.errors import LocationInvalid
 from agent.jobs.secrets import SecretReader
 from agent.kube.backup_storage_location import BackupStorageLocation
+from agent.movers.aws_credentials import CREDENTIALS_FILE_VARIABLE, DEFAULT_PROFILE, aws_credentials
 
-DEFAULT_PROFILE: Final = "default"
-CREDENTIALS_FILE_VARIABLE: Final = "AWS_SHARED_CREDENTIALS_FILE"
 _MAX_FILE: Final = 1 << 20
-_CONFIG_STYLE = re.compile(r"^\[[ \t]*profile[ \t]+([^\]\n]*?)[ \t]*\][ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +67,6 @@ async def find_credentials(
     return Credentials(profile=profile)
 
 
-def aws_credentials(value: bytes, profile: str, origin: str) -> str:
-    """The text of a credentials file as the worker reads it, with a section for `profile` (empty: the default one).
-
-    Sections in the style of a config file (`[profile x]`) become `[x]`. Raises `LocationInvalid`, which never quotes
-    the text: it holds secrets.
-    """
-    wanted = profile or DEFAULT_PROFILE
-    try:
-        text = value.decode().replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        raise LocationInvalid(f"{origin} is no text, so it is no credentials file") from None
-    plain = _sections(text, origin)
-    if wanted not in plain:
-        text = _CONFIG_STYLE.sub(lambda m: m.group(0) if m.group(1) in plain else f"[{m.group(1)}]", text)
-    if wanted not in _sections(text, origin):
-        raise LocationInvalid(
-            f"{origin} has no profile [{wanted}]",
-            hint="write [default], aws_access_key_id = … and aws_secret_access_key = … on lines of their own",
-        )
-    return text
-
-
 def proxy_with_password(environ: Mapping[str, str], url: str) -> str:
     """The agent's proxy for `url` if it needs a password: those are not in a worker's environment. Else empty."""
     parts = urlsplit(url)
@@ -109,18 +83,6 @@ def _covers(exception: str, host: str) -> bool:
     """Whether an item of NO_PROXY is about `host`: everything, the name itself, or a domain that it is in."""
     domain = exception.lstrip(".")
     return exception == "*" or (bool(domain) and (host == domain or host.endswith(f".{domain}")))
-
-
-def _sections(text: str, origin: str) -> list[str]:
-    parser = configparser.RawConfigParser(default_section="\0")
-    try:
-        parser.read_string(text)
-    except (configparser.Error, ValueError) as error:
-        raise LocationInvalid(
-            f"{origin} is no credentials file ({type(error).__name__})",
-            hint="write [default], aws_access_key_id = … and aws_secret_access_key = … on lines of their own",
-        ) from None
-    return parser.sections()
 
 
 def _read(path: str, name: str) -> bytes | None:

@@ -92,6 +92,10 @@ class Secret(KubeObject, frozen=True, kw_only=True):
         return f"Secret({self.key})"
 
 
+class ServiceAccount(KubeObject, frozen=True, kw_only=True):
+    """Who a pod is to the API server. Only that it exists is read of it."""
+
+
 class PriorityClass(KubeObject, frozen=True, kw_only=True):
     """A priority of pods."""
 

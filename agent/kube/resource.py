@@ -7,7 +7,7 @@ from typing import Generic
 
 from agent.kube.backup_repository import BackupRepository
 from agent.kube.backup_storage_location import BackupStorageLocation
-from agent.kube.cluster import Event, Lease, Node, PriorityClass, Secret
+from agent.kube.cluster import Event, Lease, Node, PriorityClass, Secret, ServiceAccount
 from agent.kube.codec import ObjectT
 from agent.kube.custom_resources import CustomResourceDefinition
 from agent.kube.data_download import DataDownload
@@ -64,6 +64,7 @@ BACKUP_REPOSITORIES = Resource("velero.io", "v1", "backuprepositories", BackupRe
 BACKUP_STORAGE_LOCATIONS = Resource("velero.io", "v1", "backupstoragelocations", BackupStorageLocation)
 CONFIG_MAPS = Resource("", "v1", "configmaps", ConfigMap)
 SECRETS = Resource("", "v1", "secrets", Secret)
+SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", ServiceAccount)
 EVENTS = Resource("", "v1", "events", Event)
 PODS = Resource("", "v1", "pods", Pod, status_subresource=True)
 NODES = Resource("", "v1", "nodes", Node, namespaced=False, status_subresource=True)

@@ -60,6 +60,8 @@ _NAMED = 100
 _TEXT = 1_024
 """Characters of each, and of a path in progress."""
 _DEVICE_THREADS = 2
+_SAVE_WITHIN = 45.0
+"""Seconds; the supervisor kills a canceled job after a minute."""
 _RETRY = RetryPolicy(attempts=60, quick_attempts=60, total=600.0)
 """A store that is away for some minutes does not cost a job what it has done, nor its start: Velero's server has opened
 the repository before there was a job, so the address is right."""
@@ -239,6 +241,7 @@ class Execution:
             parent=given,
             parent_tags=parent.tags if isinstance(parent, NewestParent) else None,
             velero=work.velero,
+            save_within=_SAVE_WITHIN,
         )
         return options, warnings
 

@@ -1,7 +1,9 @@
 """A control group (v2) around one worker, where the node lets the agent have one.
 
 With it the kernel counts all of the worker's memory and says who was killed for want of it. Elsewhere the worker gets
-`RLIMIT_DATA`, which counts its own data only. Blocking calls on files in memory: the supervisor makes them in a thread.
+`RLIMIT_DATA`, which counts its own data only. In a mover pod that is set below what the container may have: then a job
+that needs too much ends with an error that says so, and not with the pod. Blocking calls on files in memory: the
+supervisor makes them in a thread.
 """
 
 from __future__ import annotations
@@ -10,6 +12,10 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+POD_RESERVE: Final = 160 << 20
+"""Bytes of a container that are not for its worker's data: the process around the worker, mapped files, page tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,14 @@ class WorkerGroup:
             group._write("memory.swap.max", 0)
         return group
 
+    def limit(self) -> int:
+        """Bytes that all processes in it may have; 0 where there is no limit, or none can be read."""
+        try:
+            text = (self.folder / "memory.max").read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return 0
+        return int(text) if text.isdecimal() else 0
+
     def was_exhausted(self) -> bool:
         """Whether the kernel killed something in it for want of memory."""
         try:
@@ -56,3 +70,11 @@ class WorkerGroup:
             os.write(descriptor, str(value).encode())
         finally:
             os.close(descriptor)
+
+
+def worker_share(container: int) -> int:
+    """Bytes of data that the one worker of a container may have, by the container's limit; 0 is no limit for both.
+
+    At least half, so that a pod that is small beyond use fails with a name as well.
+    """
+    return max(container - POD_RESERVE, container // 2)

@@ -20,8 +20,9 @@ from agent.base.errors import ConfigurationError, LighterageError, UsageError
 from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_transport import load_configuration
 from agent.kube.meta import Key
+from agent.movers.aws_credentials import CREDENTIALS_FILE_VARIABLE, aws_credentials
 from agent.movers.failure import Redactor, describe
-from agent.movers.memory import WorkerGroup
+from agent.movers.memory import WorkerGroup, worker_share
 from agent.movers.pod_messages import MAX_TERMINATION_MESSAGE, write_error
 from agent.movers.pod_protocol import (
     CACHE_FOLDER,
@@ -39,7 +40,7 @@ from agent.movers.pod_protocol import (
 )
 from agent.movers.pod_worker import PodPlace, PodWorker
 from agent.movers.protocol import Log
-from agent.movers.spec import JobResult, Secrets
+from agent.movers.spec import JobResult, S3Location, Secrets, UrlLocation
 from agent.movers.supervisor import MoverOptions, Movers
 
 _MAX_SECRET = 1 << 20
@@ -76,12 +77,22 @@ class Surroundings:
         resource, node = MOVED_RESOURCES[kind], environ.get(NODE_VARIABLE, "")
         return PodPlace(pod=Key(namespace, pod), resource=resource, name=name, node=node)
 
-    def secrets(self) -> Secrets:
-        """From the mounted folders; raises `ConfigurationError`. A location may have no credentials of its own."""
-        password = _read_secret(self.password_folder / PASSWORD_KEY, "the repository's password")
-        file = self.credentials_folder / CREDENTIALS_FILE
-        credentials = _read_secret(file, "the location's credentials") if file.exists() else ""
+    def secrets(self, location: UrlLocation | S3Location) -> Secrets:
+        """From the mounted folders; raises `ConfigurationError`, `LocationInvalid`.
+
+        A location may have no credentials of its own: then those of the agent's file count, if it has one.
+        """
+        password = _text(self.password_folder / PASSWORD_KEY, "the repository's password")
+        credentials = self._credentials(location) if isinstance(location, S3Location) else ""
         return Secrets(password=password.strip(), credentials=credentials, proxy=self.environ.get(PROXY_VARIABLE, ""))
+
+    def _credentials(self, location: S3Location) -> str:
+        given = self.environ.get(CREDENTIALS_FILE_VARIABLE, "")
+        for file in (self.credentials_folder / CREDENTIALS_FILE, *([Path(given)] if given else [])):
+            if file.exists():
+                value = _read_secret(file, "the location's credentials")
+                return aws_credentials(value, location.profile, f"the file {str(file)!r}")
+        return ""
 
     def leave(self, message: str) -> None:
         """Write the termination message; raises `ConfigurationError`."""
@@ -114,10 +125,12 @@ async def run_pod(
     except LighterageError as error:
         around.leave(write_error(describe(error, Redactor(Secrets(password="")))))
         raise
+    container = WorkerGroup(around.control_group)
+    options = options or MoverOptions(concurrency=1, memory_bytes=worker_share(container.limit()))
     clock, rng = SystemClock(), random.Random()  # noqa: S311  # spreads retries
     async with (
         AioKubeApi(configuration, user_agent=f"lighterage-mover/{__version__}") as api,
-        Movers(options or MoverOptions(concurrency=1), clock, around.environ) as movers,
+        Movers(options, clock, around.environ) as movers,
     ):
         worker = PodWorker(
             api,
@@ -129,23 +142,28 @@ async def run_pod(
             leave=around.leave,
             log=log,
             stopped=stopped,
-            was_out_of_memory=WorkerGroup(around.control_group).was_exhausted,
+            was_out_of_memory=container.was_exhausted,
             cache_dir=str(around.cache_folder) if around.cache_folder.is_dir() else "",
         )
         return await worker.run()
 
 
-def _read_secret(path: Path, what: str) -> str:
+def _read_secret(path: Path, what: str) -> bytes:
     """A mounted Secret; the files are in memory, so reading them blocks nothing."""
     try:
         with path.open("rb") as file:
-            text = file.read(_MAX_SECRET + 1)
-        if len(text) > _MAX_SECRET:
+            value = file.read(_MAX_SECRET + 1)
+        if len(value) > _MAX_SECRET:
             raise ConfigurationError(f"{what} at {path} is larger than {_MAX_SECRET} bytes")
-        return text.decode()
+        return value
     except OSError as error:
         raise ConfigurationError(
             f"cannot read {what}: {error}", hint="the exposer mounts the Secret there; look at the pod's volumes"
         ) from error
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return _read_secret(path, what).decode()
     except UnicodeDecodeError:
         raise ConfigurationError(f"{what} at {path} is no text in UTF-8") from None

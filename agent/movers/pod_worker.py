@@ -53,8 +53,20 @@ from agent.movers.pod_protocol import (
 )
 from agent.movers.protocol import Log
 from agent.movers.runner import RunningWork, WorkRunner
-from agent.movers.spec import BackupResult, JobError, JobResult, JobSpec, Progress, RateLimits, Secrets
+from agent.movers.spec import (
+    BackupResult,
+    JobError,
+    JobResult,
+    JobSpec,
+    Progress,
+    RateLimits,
+    S3Location,
+    Secrets,
+    UrlLocation,
+)
 from agent.movers.supervisor import JobCallbacks
+
+_MEMORY_HINT = "raise podResources.memoryLimit of mover pods, or lower the number of threads of a job"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +108,7 @@ class PodWorker:
         rng: random.Random,
         place: PodPlace,
         *,
-        secrets: Callable[[], Secrets],
+        secrets: Callable[[UrlLocation | S3Location], Secrets],
         leave: Callable[[str], None],
         log: Callable[[Log], None],
         stopped: asyncio.Event,
@@ -166,7 +178,7 @@ class PodWorker:
     async def _do(self) -> tuple[JobSpec, JobResult]:
         pod = await self._wait_for_job()
         spec = msgspec.structs.replace(_spec_of(pod), cache_dir=self._cache_dir)
-        secrets = self._secrets()
+        secrets = self._secrets(spec.location)
         self._redact = Redactor(secrets)
         await self._tell(STARTED_REASON, self._title("started"))
         work = asyncio.create_task(self._work(spec, secrets))
@@ -176,11 +188,12 @@ class PodWorker:
             if not work.done():
                 raise CanceledError("the pod was told to end, and the job did not save what it had in time")
             return spec, work.result()
+        except MoverOutOfMemory as error:
+            raise MoverOutOfMemory(error.message, hint=_MEMORY_HINT) from None
         except MoverCrashed as error:
             if self._was_out_of_memory():
                 raise MoverOutOfMemory(
-                    f"the mover pod needed more memory than it was allowed; {error.message}",
-                    hint="raise the memory limit of mover pods, or lower the number of threads of a job",
+                    f"the mover pod needed more memory than it was allowed; {error.message}", hint=_MEMORY_HINT
                 ) from None
             raise
         finally:

@@ -1,21 +1,19 @@
 /* Keyed BLAKE2b (RFC 7693) on AVX2. The default hash of a repository touches every byte that is backed up or restored;
  * the interpreter's own implementation is portable C and takes about a fifth longer. Where the processor has no AVX2, or the
- * compiler cannot target it, `blake2b_supported` says so and the caller uses hashlib. */
-#include "native.h"
+ * compiler cannot target it, `blake2b_supported` says so and the caller uses hashlib.
+ * One message is a chain of additions, each waiting for the one before; several at once fill the processor
+ * (hash_lanes.c). */
+#include "hash.h"
 
-#include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define HAVE_AVX2_TARGET 1
+enum { RELEASE_LOCK_FROM = 4096 };
+
+#ifdef BLAKE2B_AVX2
+
 #include <immintrin.h>
-#endif
 
-enum { BLOCK = 128, MAX_KEY = 64, MAX_DIGEST = 64, RELEASE_LOCK_FROM = 4096 };
-
-#ifdef HAVE_AVX2_TARGET
-
-static const uint64_t IV[8] = {
+const uint64_t BLAKE2B_IV[8] = {
     0x6a09e667f3bcc908ULL, 0xbb67ae8584caa73bULL, 0x3c6ef372fe94f82bULL, 0xa54ff53a5f1d36f1ULL,
     0x510e527fade682d1ULL, 0x9b05688c2b3e6c1fULL, 0x1f83d9abfb41bd6bULL, 0x5be0cd19137e2179ULL,
 };
@@ -50,7 +48,6 @@ static const uint64_t IV[8] = {
         c = _mm256_permute4x64_epi64(c, _MM_SHUFFLE(2, 1, 0, 3));                     \
     } while (0)
 
-/* `count` whole blocks; `total` is the number of bytes hashed before the first of them. */
 __attribute__((target("avx2"))) static void compress(uint64_t h[8], const uint8_t *data, size_t count,
                                                      uint64_t total, size_t last_length, int last) {
     const __m256i by_24 = _mm256_setr_epi8(3, 4, 5, 6, 7, 0, 1, 2, 11, 12, 13, 14, 15, 8, 9, 10, 3, 4, 5, 6, 7, 0, 1,
@@ -58,13 +55,13 @@ __attribute__((target("avx2"))) static void compress(uint64_t h[8], const uint8_
     const __m256i by_16 = _mm256_setr_epi8(2, 3, 4, 5, 6, 7, 0, 1, 10, 11, 12, 13, 14, 15, 8, 9, 2, 3, 4, 5, 6, 7, 0,
                                            1, 10, 11, 12, 13, 14, 15, 8, 9);
     __m256i low = _mm256_loadu_si256((const __m256i *)h), high = _mm256_loadu_si256((const __m256i *)(h + 4));
-    const __m256i iv_low = _mm256_loadu_si256((const __m256i *)IV);
-    const __m256i iv_high = _mm256_loadu_si256((const __m256i *)(IV + 4));
-    for (size_t n = 0; n < count; n++, data += BLOCK) {
+    const __m256i iv_low = _mm256_loadu_si256((const __m256i *)BLAKE2B_IV);
+    const __m256i iv_high = _mm256_loadu_si256((const __m256i *)(BLAKE2B_IV + 4));
+    for (size_t n = 0; n < count; n++, data += BLAKE2B_BLOCK) {
         int final = last && n + 1 == count;
         uint64_t m[16];
-        memcpy(m, data, BLOCK);
-        total += final ? last_length : BLOCK;
+        memcpy(m, data, BLAKE2B_BLOCK);
+        total += final ? last_length : BLAKE2B_BLOCK;
         __m256i a = low, b = high, c = iv_low;
         __m256i d = _mm256_xor_si256(iv_high, _mm256_set_epi64x(0, final ? -1 : 0, 0, (int64_t)total));
         ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -86,27 +83,33 @@ __attribute__((target("avx2"))) static void compress(uint64_t h[8], const uint8_
     _mm256_storeu_si256((__m256i *)(h + 4), high);
 }
 
-static void hash(const uint8_t *key, size_t key_length, size_t digest_length, const uint8_t *data, size_t length,
-                 uint8_t *digest) {
-    uint64_t h[8];
-    uint64_t total = 0;
-    memcpy(h, IV, sizeof h);
-    h[0] ^= 0x01010000ULL ^ ((uint64_t)key_length << 8) ^ digest_length;
-    uint8_t block[BLOCK];
-    if (key_length) {
-        memset(block, 0, BLOCK);
-        memcpy(block, key, key_length);
-        compress(h, block, 1, 0, BLOCK, length == 0);
-        total = BLOCK;
-    }
-    if (length || !key_length) {
-        size_t whole = length ? (length - 1) / BLOCK : 0, rest = length - whole * BLOCK;
+uint64_t blake2b_begin(uint64_t h[8], const Blake2bKey *key, int is_empty) {
+    memcpy(h, BLAKE2B_IV, sizeof BLAKE2B_IV);
+    h[0] ^= 0x01010000ULL ^ ((uint64_t)key->length << 8) ^ key->digest_length;
+    if (!key->length) return 0;
+    uint8_t block[BLAKE2B_BLOCK] = {0};
+    memcpy(block, key->data, key->length);
+    compress(h, block, 1, 0, BLAKE2B_BLOCK, is_empty);
+    return BLAKE2B_BLOCK;
+}
+
+void blake2b_end(uint64_t h[8], const Blake2bKey *key, const Blake2bMessage *message, size_t done, uint64_t total) {
+    const uint8_t *data = message->data + done;
+    size_t left = message->length - done, whole = left ? (left - 1) / BLAKE2B_BLOCK : 0;
+    size_t rest = left - whole * BLAKE2B_BLOCK;
+    if (message->length || !key->length) {
         compress(h, data, whole, total, 0, 0);
-        memset(block, 0, BLOCK);
-        if (rest) memcpy(block, data + whole * BLOCK, rest);
-        compress(h, block, 1, total + whole * BLOCK, rest, 1);
+        uint8_t block[BLAKE2B_BLOCK] = {0};
+        if (rest) memcpy(block, data + whole * BLAKE2B_BLOCK, rest);
+        compress(h, block, 1, total + whole * BLAKE2B_BLOCK, rest, 1);
     }
-    memcpy(digest, h, digest_length);
+    memcpy(message->digest, h, key->digest_length);
+}
+
+static void hash(const Blake2bKey *key, const Blake2bMessage *message) {
+    uint64_t h[8];
+    uint64_t total = blake2b_begin(h, key, message->length == 0);
+    blake2b_end(h, key, message, 0, total);
 }
 
 static int supported(void) { return __builtin_cpu_supports("avx2"); }
@@ -114,10 +117,11 @@ static int supported(void) { return __builtin_cpu_supports("avx2"); }
 #else
 
 static int supported(void) { return 0; }
-static void hash(const uint8_t *key, size_t key_length, size_t digest_length, const uint8_t *data, size_t length,
-                 uint8_t *digest) {
-    (void)key, (void)key_length, (void)data, (void)length;
-    memset(digest, 0, digest_length);
+static void hash(const Blake2bKey *key, const Blake2bMessage *message) {
+    memset(message->digest, 0, key->digest_length);
+}
+void blake2b_lanes(const Blake2bKey *key, const Blake2bMessage *messages, size_t count) {
+    for (size_t i = 0; i < count; i++) hash(key, messages + i);
 }
 
 #endif
@@ -127,34 +131,107 @@ static PyObject *blake2b_supported(PyObject *self, PyObject *unused) {
     return PyBool_FromLong(supported());
 }
 
-static PyObject *blake2b(PyObject *self, PyObject *args) {
-    (void)self;
-    Py_buffer data, key;
-    Py_ssize_t digest_length;
-    if (!PyArg_ParseTuple(args, "y*y*n:blake2b", &data, &key, &digest_length)) return NULL;
-    PyObject *result = NULL;
+/* False, with an exception, when there can be no such hash here. */
+static int read_key(Py_buffer *buffer, Py_ssize_t digest_length, Blake2bKey *key) {
     if (!supported()) {
         PyErr_SetString(PyExc_RuntimeError, "this processor has no AVX2");
-    } else if (digest_length < 1 || digest_length > MAX_DIGEST || key.len > MAX_KEY) {
+        return 0;
+    }
+    if (digest_length < 1 || digest_length > BLAKE2B_MAX_DIGEST || buffer->len > BLAKE2B_MAX_KEY) {
         PyErr_SetString(PyExc_ValueError, "digest and key have at most 64 bytes");
-    } else {
-        uint8_t digest[MAX_DIGEST];
+        return 0;
+    }
+    *key = (Blake2bKey){buffer->buf, (size_t)buffer->len, (size_t)digest_length};
+    return 1;
+}
+
+static PyObject *blake2b(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer data, key_buffer;
+    Py_ssize_t digest_length;
+    if (!PyArg_ParseTuple(args, "y*y*n:blake2b", &data, &key_buffer, &digest_length)) return NULL;
+    PyObject *result = NULL;
+    Blake2bKey key;
+    if (read_key(&key_buffer, digest_length, &key)) {
+        uint8_t digest[BLAKE2B_MAX_DIGEST];
+        Blake2bMessage message = {data.buf, (size_t)data.len, digest};
         if (data.len >= RELEASE_LOCK_FROM) {
             Py_BEGIN_ALLOW_THREADS
-            hash(key.buf, (size_t)key.len, (size_t)digest_length, data.buf, (size_t)data.len, digest);
+            hash(&key, &message);
             Py_END_ALLOW_THREADS
         } else {
-            hash(key.buf, (size_t)key.len, (size_t)digest_length, data.buf, (size_t)data.len, digest);
+            hash(&key, &message);
         }
         result = PyBytes_FromStringAndSize((const char *)digest, digest_length);
     }
     PyBuffer_Release(&data);
-    PyBuffer_Release(&key);
+    PyBuffer_Release(&key_buffer);
+    return result;
+}
+
+/* A list with the digests of `count` buffers; NULL with an exception. */
+static PyObject *hash_buffers(const Blake2bKey *key, const Py_buffer *buffers, Py_ssize_t count) {
+    PyObject *result = PyList_New(count);
+    Blake2bMessage *messages = PyMem_Calloc((size_t)count + 1, sizeof *messages);
+    if (messages == NULL) PyErr_NoMemory();
+    size_t total = 0;
+    for (Py_ssize_t i = 0; result != NULL && messages != NULL && i < count; i++) {
+        PyObject *digest = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)key->digest_length);
+        if (digest == NULL) {
+            Py_CLEAR(result);
+            break;
+        }
+        PyList_SET_ITEM(result, i, digest);
+        messages[i] = (Blake2bMessage){buffers[i].buf, (size_t)buffers[i].len, (uint8_t *)PyBytes_AS_STRING(digest)};
+        total += messages[i].length;
+    }
+    if (messages == NULL) Py_CLEAR(result);
+    if (result != NULL && total >= RELEASE_LOCK_FROM) {
+        Py_BEGIN_ALLOW_THREADS
+        blake2b_lanes(key, messages, (size_t)count);
+        Py_END_ALLOW_THREADS
+    } else if (result != NULL) {
+        blake2b_lanes(key, messages, (size_t)count);
+    }
+    PyMem_Free(messages);
+    return result;
+}
+
+static PyObject *blake2b_many(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *given;
+    Py_buffer key_buffer;
+    Py_ssize_t digest_length;
+    if (!PyArg_ParseTuple(args, "Oy*n:blake2b_many", &given, &key_buffer, &digest_length)) return NULL;
+    PyObject *result = NULL, *items = NULL;
+    Py_buffer *buffers = NULL;
+    Py_ssize_t held = 0, count = 0;
+    Blake2bKey key;
+    if (!read_key(&key_buffer, digest_length, &key)) goto done;
+    items = PySequence_Fast(given, "the data to hash is a sequence of buffers");
+    if (items == NULL) goto done;
+    count = PySequence_Fast_GET_SIZE(items);
+    buffers = PyMem_Calloc((size_t)count + 1, sizeof *buffers);
+    if (buffers == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    while (held < count) {
+        if (PyObject_GetBuffer(PySequence_Fast_GET_ITEM(items, held), buffers + held, PyBUF_SIMPLE) < 0) goto done;
+        held++;
+    }
+    result = hash_buffers(&key, buffers, count);
+done:
+    while (held) PyBuffer_Release(buffers + --held);
+    PyMem_Free(buffers);
+    Py_XDECREF(items);
+    PyBuffer_Release(&key_buffer);
     return result;
 }
 
 PyMethodDef hash_methods[] = {
     {"blake2b_supported", blake2b_supported, METH_NOARGS, "Whether `blake2b` can run on this processor."},
     {"blake2b", blake2b, METH_VARARGS, "blake2b(data, key, digest_size) -> bytes"},
+    {"blake2b_many", blake2b_many, METH_VARARGS, "blake2b_many(buffers, key, digest_size) -> list of bytes"},
     {NULL, NULL, 0, NULL},
 };

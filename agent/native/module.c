@@ -1,9 +1,10 @@
 /* agent._native: inner loops that cost too much in Python. Each function works on plain buffers and lists and releases
  * the interpreter lock while it runs; none keeps state between calls and none knows of repositories or snapshots. The
  * one type is block.c's pool of buffers.
- * One file per room: hash.c (keyed BLAKE2b), scrypt.c (password keys), split.c (content-defined cuts), index.c (key
- * search), build.c (index rows), tree_read.c and tree_write.c (many small files), entry.c and scan.c (directory JSON),
- * memory.c (the allocator), block.c (large buffers used again). `agent/_native.pyi` is the documentation. */
+ * One file per room: hash.c and hash_lanes.c (keyed BLAKE2b, of one message and of several), scrypt.c (password keys),
+ * split.c (content-defined cuts), index.c (key search), build.c (index rows), tree_read.c and tree_write.c (many small
+ * files), entry.c and scan.c (directory JSON), memory.c (the allocator), block.c (large buffers used again).
+ * `agent/_native.pyi` is the documentation. */
 #include "native.h"
 
 static struct PyModuleDef module = {

@@ -14,7 +14,6 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Protocol
 
-import lz4.frame
 import pyzstd
 
 from agent.base.errors import AlgorithmUnsupported, CorruptContent
@@ -133,6 +132,8 @@ def decompress(data: Buffer, max_length: int, *, header_id: int | None = None) -
         case _Family.DEFLATE:
             return _frames(lambda: zlib.decompressobj(_RAW_WINDOW), stream, max_length, compressor.name)
         case _Family.LZ4:
+            import lz4.frame  # noqa: PLC0415  # slow to import, and seldom met
+
             return _frames(lz4.frame.LZ4FrameDecompressor, stream, max_length, compressor.name)
         case _Family.S2:
             return s2.decompress(stream, max_length)

@@ -28,6 +28,7 @@ from agent.storage.base import BlobId, BlobStorage, Buffer
 T = TypeVar("T")
 Batch = list[tuple[ContentId, bytes]]
 OnError = Callable[[ContentId, RepositoryError], None]
+Opening = Callable[[Sequence[IndexEntry], Sequence[memoryview]], list[T]]
 
 _WINDOW = 16384
 
@@ -38,7 +39,7 @@ class ReadLimits:
 
     parallel: int = 8
     """Ranges in flight."""
-    bytes_ahead: int = 16 << 20
+    bytes_ahead: int = 32 << 20
     """Ranges and their plaintexts, fetched and not yet taken, of all reads together; at least one range each."""
 
 
@@ -116,7 +117,7 @@ class ContentReader:
         self, cids: Sequence[ContentId], *, on_error: OnError | None = None
     ) -> AsyncGenerator[Batch, None]:
         """As `read_many`, a range of a pack at a time: fewer hops where a thread takes them over."""
-        async with aclosing(self._read(cids, on_error, self._codec.open, in_place=False)) as batches:
+        async with aclosing(self._read(cids, on_error, self._codec.open_all, in_place=False)) as batches:
             async for batch in batches:
                 yield batch
 
@@ -127,7 +128,7 @@ class ContentReader:
 
         A range is in memory as long as one of its contents is.
         """
-        async with aclosing(self._read(cids, on_error, self._codec.open_in_place, in_place=True)) as batches:
+        async with aclosing(self._read(cids, on_error, self._codec.open_all_in_place, in_place=True)) as batches:
             async for batch in batches:
                 yield batch
 
@@ -135,7 +136,7 @@ class ContentReader:
         self,
         cids: Sequence[ContentId],
         on_error: OnError | None,
-        opening: Callable[[IndexEntry, memoryview], T],
+        opening: Opening[T],
         *,
         in_place: bool,
     ) -> AsyncGenerator[list[tuple[ContentId, T | bytes]], None]:
@@ -184,7 +185,7 @@ class ContentReader:
         return _checked(cid, self.index.find(cid))
 
     async def _read_range(
-        self, plan: PackRange, on_error: OnError | None, opening: Callable[[IndexEntry, memoryview], T]
+        self, plan: PackRange, on_error: OnError | None, opening: Opening[T]
     ) -> list[tuple[ContentId, T | bytes]]:
         try:
             if self._packs.keeps(plan.pack):
@@ -251,10 +252,9 @@ class ContentReader:
         return self._codec.open(entry, _sealed(entry, data, start))
 
 
-def _open_all(
-    plan: PackRange, data: Buffer, start: int, opening: Callable[[IndexEntry, memoryview], T]
-) -> list[tuple[ContentId, T | bytes]]:
-    return [(entry.content, opening(entry, _sealed(entry, data, start))) for entry in plan.entries]
+def _open_all(plan: PackRange, data: Buffer, start: int, opening: Opening[T]) -> list[tuple[ContentId, T | bytes]]:
+    opened = opening(plan.entries, [_sealed(entry, data, start) for entry in plan.entries])
+    return [(entry.content, each) for entry, each in zip(plan.entries, opened, strict=True)]
 
 
 def _sealed(entry: IndexEntry, data: Buffer, start: int) -> memoryview:

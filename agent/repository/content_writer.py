@@ -140,7 +140,7 @@ class ContentWriter:
         repositories whose indexes cannot hold it. May wait for uploads. Raises what poisoned the writer.
         """
         lead, hasher = bytes((prefix,)), self.pack_format.hasher
-        contents = [ContentId(lead + hasher(item)) for item in data]
+        contents = [ContentId(lead + digest) for digest in hasher.many(data)]
         fresh, times, session = self._claim(contents, data)
         if fresh:
             try:

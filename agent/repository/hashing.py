@@ -8,7 +8,8 @@ over 2 KiB are hashed with the interpreter lock released.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from blake3 import blake3
@@ -31,6 +32,22 @@ class Hasher(Protocol):
     def __call__(self, data: Buffer, /) -> bytes:
         """The digest of `data`."""
 
+    def many(self, data: Sequence[Buffer], /) -> list[bytes]:
+        """The digest of each, for less than one by one where the processor can work on several."""
+
+
+class _OneByOne(ABC):
+    """`many` of a hash that does one after the other."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __call__(self, data: Buffer, /) -> bytes: ...
+
+    def many(self, data: Sequence[Buffer], /) -> list[bytes]:
+        """The digest of each."""
+        return [self(item) for item in data]
+
 
 class _State(Protocol):
     """What this module needs of a hashlib object."""
@@ -40,7 +57,7 @@ class _State(Protocol):
     def digest(self) -> bytes: ...
 
 
-class _Blake2:
+class _Blake2(_OneByOne):
     """BLAKE2 with its own keying."""
 
     __slots__ = ("_state", "digest_size")
@@ -69,8 +86,13 @@ class _NativeBlake2b:
     def __call__(self, data: Buffer, /) -> bytes:
         return _native.blake2b(data, self._secret, 32)[: self.digest_size]
 
+    def many(self, data: Sequence[Buffer], /) -> list[bytes]:
+        """The digest of each, four at a time."""
+        size = self.digest_size
+        return [digest[:size] for digest in _native.blake2b_many(data, self._secret, 32)]
 
-class Hmac:
+
+class Hmac(_OneByOne):
     """HMAC over a hashlib hash, twice as fast for short inputs as the standard library's."""
 
     __slots__ = ("_inner", "_outer", "digest_size")
@@ -91,7 +113,7 @@ class Hmac:
         return outer.digest()[: self.digest_size]
 
 
-class _Blake3:
+class _Blake3(_OneByOne):
     """BLAKE3 with its own keying."""
 
     __slots__ = ("_key", "digest_size")

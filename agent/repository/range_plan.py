@@ -13,11 +13,23 @@ from agent.repository.content_codec import IN_PLACE
 from agent.repository.index_entry import IndexEntry
 from agent.storage.base import BlobId
 
-MAX_GAP = 256 << 10
-"""Unwanted bytes between two contents that are still fetched rather than asked around: about 10 ms of one stream, less
-than a request takes to an object store."""
-MAX_RANGE = 8 << 20
-"""Bytes of one range; a single larger content makes a larger one."""
+
+@dataclass(frozen=True, slots=True)
+class RangeLimits:
+    """When a range ends. A content that is larger than all of them has a range to itself."""
+
+    gap: int = 256 << 10
+    """Unwanted bytes between two contents that are still fetched rather than asked around: about 10 ms of one stream,
+    less than a request takes to an object store."""
+    length: int = 8 << 20
+    """Bytes of a range of many contents."""
+    few: int = 4
+    """As many contents cost less to hash together than apart, so a range of no more of them may be longer."""
+    length_of_few: int = 20 << 20
+    """Bytes of a range of few contents."""
+
+
+LIMITS = RangeLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +51,7 @@ class PackRange:
         )
 
 
-def plan_ranges(
-    entries: Iterable[IndexEntry], *, max_gap: int = MAX_GAP, max_range: int = MAX_RANGE
-) -> list[PackRange]:
+def plan_ranges(entries: Iterable[IndexEntry], limits: RangeLimits = LIMITS) -> list[PackRange]:
     """Ranges that cover every entry once: packs in order of their first entry, offsets ascending within a pack.
 
     No byte is in two ranges of one plan unless entries themselves overlap.
@@ -52,19 +62,20 @@ def plan_ranges(
     plan: list[PackRange] = []
     for pack, wanted in packs.items():
         wanted.sort(key=lambda entry: (entry.offset, entry.packed_length))
-        plan.extend(_plan_pack(pack, wanted, max_gap, max_range))
+        plan.extend(_plan_pack(pack, wanted, limits))
     return plan
 
 
-def _plan_pack(pack: BlobId, wanted: Sequence[IndexEntry], max_gap: int, max_range: int) -> Iterable[PackRange]:
+def _plan_pack(pack: BlobId, wanted: Sequence[IndexEntry], limits: RangeLimits) -> Iterable[PackRange]:
     start = first = 0
     end = wanted[0].offset
     plain = 0
     for number, entry in enumerate(wanted):
         entry_end = entry.offset + entry.packed_length
         new_end = max(end, entry_end)
+        room = limits.length if number - first >= limits.few else limits.length_of_few
         if number > first and (
-            entry.offset - end > max_gap or new_end - start > max_range or plain + entry.original_length > 2 * max_range
+            entry.offset - end > limits.gap or new_end - start > room or plain + entry.original_length > 2 * room
         ):
             yield PackRange(pack, start, end - start, wanted[first:number])
             first, plain, new_end = number, 0, entry_end

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,7 +25,6 @@ from agent.base.errors import RepositoryError, RepositoryReadOnly
 from agent.repository.content_cache import PackCache
 from agent.repository.content_codec import ContentCodec
 from agent.repository.content_reader import ContentReader, ReadLimits
-from agent.repository.create import CreateOptions, create_repository
 from agent.repository.disk_cache import DiskCache, LocalCache, PrivateCache
 from agent.repository.ecc import new_cipher
 from agent.repository.encryption import Cipher
@@ -43,12 +43,15 @@ from agent.repository.index_set import (
 from agent.repository.manifests import ManifestStore
 from agent.repository.object_reader import ObjectReader
 from agent.repository.pack_writer import RandomBytes
-from agent.repository.repair import RepairParts, RepairReport, repair_index
 from agent.repository.retaining import RetainingStorage
 from agent.repository.sealer import BlobSealer
 from agent.repository.session import new_session_id
 from agent.repository.writer import RepositoryWriter, WriterOptions, WriterParts, open_writer
 from agent.storage.base import BlobStorage
+
+if TYPE_CHECKING:
+    from agent.repository.create import CreateOptions
+    from agent.repository.repair import RepairReport
 
 _INDEX_FOLDER = "indexes"
 _PACK_FOLDER = "packs"
@@ -157,6 +160,8 @@ class Repository:
         random: RandomBytes = os.urandom,
     ) -> RepositoryFormat:
         """Create a repository in an empty `storage`; `open` opens it. Raises as `create_repository`."""
+        from agent.repository.create import CreateOptions, create_repository  # noqa: PLC0415  # only here
+
         clock = clock or SystemClock()
 
         async def write_manifest(labels: Mapping[str, str], data: msgspec.Raw) -> None:
@@ -175,6 +180,8 @@ class Repository:
 
         The index need not be readable, so that this works where `open` raises `CorruptIndex`.
         """
+        from agent.repository.repair import RepairParts, repair_index  # noqa: PLC0415  # only here
+
         clock = clock or SystemClock()
         manager = await FormatManager.load(storage, password, cache_dir=None, clock=clock)
         found = manager.format

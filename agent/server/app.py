@@ -29,6 +29,7 @@ from agent.kube.aio_transport import load_configuration
 from agent.kube.cluster import Node
 from agent.kube.informer import Informer
 from agent.kube.resource import NODES
+from agent.movers.pod_protocol import POD_NAME_VARIABLE
 from agent.movers.supervisor import MoverOptions, Movers
 from agent.observe.log import LogFormat, Logging, LogOptions
 from agent.observe.metrics import Metrics
@@ -52,6 +53,8 @@ from agent.server.stopping import Stopping
 _DEFINITIONS_SECONDS = 300.0
 _LAST_SECONDS = 5.0
 """Of the termination grace, kept for telling the last events and closing."""
+_HOST_VARIABLE = "HOSTNAME"
+"""A host is called as its pod, unless that uses the network of its node."""
 _EVERY_JOB = 10_000
 """Workers at once: controllers decide how many jobs run."""
 _log = structlog.stdlib.get_logger(__name__)
@@ -125,7 +128,10 @@ class Agent:
         self._config = LiveConfiguration(api, clock, rng, config_maps(flags), self._events.tell)
         self._definitions = InstalledDefinitions()
         self._nodes: Informer[Node] = Informer(api, NODES, clock, rng)
-        self._liveness = LeaseLiveness(api, clock, rng, self._nodes, node=flags.node, namespace=flags.namespace)
+        pod = basis.environ.get(POD_NAME_VARIABLE) or basis.environ.get(_HOST_VARIABLE, "")
+        self._liveness = LeaseLiveness(
+            api, clock, rng, self._nodes, node=flags.node, namespace=flags.namespace, pod=pod
+        )
         self._health = Health(clock, hears_the_server=lambda: self._nodes.is_synced and self._nodes.last_error is None)
         basis.metrics.show_health(
             ready=lambda: not self._health.unready(), configured=lambda: not self._config.is_refused
@@ -149,6 +155,7 @@ class Agent:
             finally:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(0 if stopping.at_once else _LAST_SECONDS):
+                        await self._liveness.give_back()
                         await self._events.flush()
                 telling.cancel()
         _log.info("the agent has ended")
@@ -196,13 +203,13 @@ class Agent:
             in_force.follow(self._nodes, controllers)
             basis.metrics.show_jobs(controllers.count_jobs)
             self._health.sees_objects = lambda: controllers.is_synced
-            self._health.state = ""
+            self._health.state = "another agent of this node works still"
             services: list[Coroutine[object, object, None]] = [
                 self._nodes.run(),
                 self._liveness.run(),
                 self._config.run(),
                 self._refresh_definitions(),
-                controllers.run(),
+                self._run_controllers(controllers),
                 ControlApi(
                     basis,
                     found.test,
@@ -219,6 +226,11 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 for service in services:
                     group.create_task(service)
+
+    async def _run_controllers(self, controllers: Controllers) -> None:
+        await self._liveness.wait_alone()
+        self._health.state = ""
+        await controllers.run()
 
     async def _refresh_definitions(self) -> None:
         """Velero may be upgraded while the agent runs."""

@@ -26,7 +26,9 @@ def config_maps(flags: AgentFlags) -> ConfigMaps:
 
 def place(flags: AgentFlags) -> Place:
     """Where this agent runs."""
-    return Place(node=flags.node, namespace=flags.namespace, host_pods=flags.host_pods)
+    return Place(
+        node=flags.node, namespace=flags.namespace, host_pods=flags.host_pods, mover_account=flags.mover_service_account
+    )
 
 
 async def check(flags: AgentFlags) -> SelfTest:

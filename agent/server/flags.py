@@ -16,6 +16,7 @@ DEFAULT_RESOURCE_TIMEOUT: Final = "10m0s"
 DEFAULT_PREPARE_TIMEOUT: Final = "30m0s"
 DEFAULT_OWN_CONFIGMAP: Final = "lighterage-config"
 DEFAULT_SCRATCH: Final = "/scratch"
+DEFAULT_MOVER_ACCOUNT: Final = "lighterage-mover"
 DEFAULT_CONTROL_SOCKET: Final = "/run/lighterage/control.sock"
 
 KNOWN_FEATURES: Final = frozenset({"EnableCSI", "EnableAPIGroupVersions", "EnableUploadProgress"})
@@ -65,6 +66,8 @@ class AgentFlags:
     kubeconfig: str = ""
     kubecontext: str = ""
     host_pods: str = "/host_pods"
+    mover_service_account: str = DEFAULT_MOVER_ACCOUNT
+    """Of mover pods; empty, or of none that exists: that of the agent."""
     cache_dir: str = f"{DEFAULT_SCRATCH}/lighterage"
     control_socket: str = ""
     """Where the control API listens for this pod; empty: nowhere."""

@@ -5,6 +5,10 @@ measured here, in the time in which we could see. Our own lease, coming back thr
 after an outage of the API server, in which nobody could renew, counting starts anew. Where leases are forbidden, or an
 agent has none (a stock one), the node's readiness and the agent's pod have to do. Implements
 `agent.controllers.machine.NodeLiveness`.
+
+A node has one agent at a time: its lease names the pod that holds it. A second one waits until the first gives it back,
+which it does when nothing of it works any more, or is silent for too long; an agent that finds its lease taken ends.
+A container that is started again in the same pod has the lease still.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import msgspec
 import structlog
 
 from agent.base.clock import Clock
-from agent.base.errors import KubeError, KubeForbidden, KubeNotFound
+from agent.base.errors import AgentSuperseded, KubeError, KubeForbidden, KubeNotFound
 from agent.kube.api import KubeApi
 from agent.kube.cluster import Lease, LeaseSpec, Node
 from agent.kube.codec import merge_patch
@@ -29,6 +33,7 @@ from agent.kube.names import valid_name
 from agent.kube.pods import Pod, PodPhase
 from agent.kube.resource import LEASES, PODS
 from agent.kube.selector import Selector
+from agent.kube.wait import wait_for_event
 
 LEASE_LABELS: Final = {"app.kubernetes.io/name": "lighterage", "app.kubernetes.io/component": "node-agent"}
 AGENT_LABELS: Final = {"role": "node-agent"}
@@ -51,6 +56,8 @@ class LivenessOptions:
     renew: float = 10.0
     dead_after: float = 120.0
     """Without a sign of life."""
+    take_over: float = 60.0
+    """After so long without a renewal another agent of the same node takes the lease."""
     ask_again: float = 300.0
     """At most, for the right to leases while it is refused; an API server that has just begun refuses everything."""
 
@@ -69,8 +76,16 @@ def lease_name(node: str) -> str:
     return name if len(name) <= _MAX_NAME else _PREFIX + valid_name(node)
 
 
+def _node_of(lease: Lease) -> str:
+    """Whose agent holds it; empty when none does. Names of nodes have no slash."""
+    return lease.spec.holder_identity.partition("/")[0]
+
+
 class LeaseLiveness:
-    """Signs of life, given and watched, of one agent. Its owner runs `run`, and the informer of nodes."""
+    """Signs of life, given and watched, of one agent. Its owner runs `run`, and the informer of nodes.
+
+    `pod` tells agents of one node apart; without a name they are taken for one.
+    """
 
     def __init__(
         self,
@@ -81,6 +96,7 @@ class LeaseLiveness:
         *,
         node: str,
         namespace: str,
+        pod: str = "",
         options: LivenessOptions | None = None,
     ) -> None:
         self._api = api
@@ -88,6 +104,7 @@ class LeaseLiveness:
         self._rng = rng
         self._nodes = nodes
         self._node = node
+        self._identity = f"{node}/{pod}"
         self._key = Key(namespace, lease_name(node))
         self._options = options or LivenessOptions()
         self._leases: Informer[Lease] = Informer(
@@ -110,6 +127,10 @@ class LeaseLiveness:
         self._unready: dict[str, float] = {}
         self._unattended: dict[str, float] = {}
         """Nodes without a running agent, since when that was seen."""
+        self._alone = asyncio.Event()
+        self._free = asyncio.Event()
+        self._rival: _Sign | None = None
+        """The lease as another agent of this node holds it."""
         self._seeing_since: float | None = None
         """Since when our own lease has come back through the watch without a gap."""
 
@@ -118,8 +139,24 @@ class LeaseLiveness:
         """Whether leases can be written; without them only the readiness of nodes counts."""
         return self._refusals < _REALLY_REFUSED
 
+    async def wait_alone(self) -> None:
+        """Until no other agent of this node works; at once where leases are forbidden."""
+        await self._alone.wait()
+
+    async def give_back(self) -> None:
+        """Let the next agent of this node begin at once. For when nothing of this one works any more."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        spec = msgspec.structs.replace(held.spec, holder_identity="")
+        after = msgspec.structs.replace(held, spec=spec)
+        try:
+            await self._write(held, after)
+        except KubeError as error:
+            _log.debug("the lease was not given back", error=str(error))
+
     async def run(self) -> None:
-        """Renew and watch until canceled."""
+        """Renew and watch until canceled. Raises `AgentSuperseded` when another agent of this node took over."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._leases.run())
             group.create_task(self._agents.run())
@@ -168,7 +205,11 @@ class LeaseLiveness:
         lease = self._leases.store.get(key)
         if lease is None:  # its agent, if it lives, makes it anew
             return
-        node, version = lease.spec.holder_identity, lease.metadata.resource_version
+        node, version = _node_of(lease), lease.metadata.resource_version
+        if key == self._key and self._held is None and not lease.spec.holder_identity:
+            self._free.set()
+        if not node:  # given back, which is no sign of life
+            return
         sign = self._signs.get(node)
         if sign is not None and sign.version == version:
             return
@@ -191,14 +232,16 @@ class LeaseLiveness:
                 self._refusals = 0
             except KubeForbidden as error:
                 self._refusals, self._held = self._refusals + 1, None
+                self._alone.set()
                 if self._refusals == _REALLY_REFUSED:
                     _log.warning("leases are forbidden: only unready nodes are taken for dead", error=str(error))
             except KubeError as error:
-                self._held = None
+                self._held = self._rival = None  # silence counts only while we see
                 _log.debug("the lease was not renewed", error=str(error))
             self._forget_gone_nodes()
             pause = min(options.renew * 2 ** max(self._refusals - 1, 0), options.ask_again)
-            await self._clock.sleep(pause * (0.9 + 0.2 * self._rng.random()))
+            self._free.clear()
+            await wait_for_event(self._clock, self._free, pause * (0.9 + 0.2 * self._rng.random()))
 
     def _forget_gone_nodes(self) -> None:
         """Nodes come and go for years; what is neither seen nor heard of is dead without being remembered."""
@@ -210,8 +253,16 @@ class LeaseLiveness:
 
     async def _renew(self) -> None:
         held = self._held or await self._find()
+        if held is not None and self._is_anothers(held):
+            if self._alone.is_set():
+                raise AgentSuperseded(
+                    f"another agent of node {self._node} took over: {held.spec.holder_identity}",
+                    hint="give each node one agent; this one begins again, and waits for its turn",
+                )
+            _log.info("another agent of this node works still", holder=held.spec.holder_identity)
+            return
         spec = LeaseSpec(
-            holder_identity=self._node,
+            holder_identity=self._identity,
             lease_duration_seconds=round(self._options.dead_after),
             renew_time=self._now(),
         )
@@ -221,11 +272,28 @@ class LeaseLiveness:
             )
             lease = Lease(api_version=LEASES.api_version, kind="Lease", metadata=metadata, spec=spec)
             self._held = await self._api.create(LEASES, lease)
+            self._alone.set()
             return
         after = msgspec.structs.replace(
             held, spec=spec, metadata=msgspec.structs.replace(held.metadata, labels=held.metadata.labels | LEASE_LABELS)
         )
-        self._held = await self._api.patch(LEASES, self._key, merge_patch(held, after))
+        self._held = await self._write(held, after)
+        self._rival = None
+        self._alone.set()
+
+    def _is_anothers(self, lease: Lease) -> bool:
+        """Whether another agent of this node holds it, and was not silent for so long that it is ours to take."""
+        if lease.spec.holder_identity in {"", self._identity}:
+            return False
+        now, version = self._clock.monotonic(), lease.metadata.resource_version
+        if self._rival is None or self._rival.version != version:
+            self._rival = _Sign(version, now)
+        return now - self._rival.seen <= self._options.take_over
+
+    async def _write(self, before: Lease, after: Lease) -> Lease:
+        """Onto the version that was seen: of several who take a lease one succeeds."""
+        version = before.metadata.resource_version
+        return await self._api.patch(LEASES, self._key, merge_patch(before, after), resource_version=version)
 
     async def _find(self) -> Lease | None:
         try:

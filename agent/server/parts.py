@@ -70,6 +70,7 @@ def exposer_settings(basis: Basis, config: LiveConfiguration, test: SelfTest) ->
         config=config,
         volumes=HostPods(basis.flags.host_pods),
         sees_host_pods=test.host_pods,
+        mover_account=basis.flags.mover_service_account,
     )
 
 

@@ -1,7 +1,7 @@
 """Every right that the agent needs, and what it is for (contract §4.5, §13.13): the one table of them.
 
 The self-test asks the API server for each; the roles of `deploy/daemonset` are held to it by a test, so that the
-manifest grants what is used and nothing more.
+manifest grants what is used and nothing more. Mover pods have an account and a table of their own (§13.15).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from agent.kube.resource import (
     PODS,
     PRIORITY_CLASSES,
     SECRETS,
+    SERVICE_ACCOUNTS,
     STORAGE_CLASSES,
     VOLUME_ATTACHMENTS,
     VOLUME_SNAPSHOT_CONTENTS,
@@ -103,6 +104,7 @@ RIGHTS: Final = (
     _right(SECRETS, ("get",), _OURS, Need.AGENT, "read the repository's password and the store's credentials"),
     _right(CONFIG_MAPS, READ, _OURS, Need.COMFORT, "read the configuration and follow its changes"),
     _right(DAEMON_SETS, ("get",), _OURS, Need.SNAPSHOTS, "make pods like those of the agent"),
+    _right(SERVICE_ACCOUNTS, ("get",), _OURS, Need.COMFORT, "give mover pods the account that is meant for them"),
     _right(LEASES, (*READ, "create", "patch"), _OURS, Need.COMFORT, "show and see which agents are alive"),
     _right(EVENTS, ("watch", "create", "patch"), _OURS, Need.COMFORT, "tell what happens, and hear what pods tell"),
     _right(EVENTS, ("list",), _ALL, Need.COMFORT, "find the reason of a failure in the cluster's own words"),
@@ -128,3 +130,15 @@ RIGHTS: Final = (
     ),
     _right(CUSTOM_RESOURCE_DEFINITIONS, ("get",), _ALL, Need.COMFORT, "know what this version of Velero keeps"),
 )
+
+_FOLLOW: Final = ("list", "watch")
+
+MOVER_RIGHTS: Final = (
+    _right(PODS, _FOLLOW, _OURS, Need.AGENT, "wait for its job, for other limits and for a cancel"),
+    _right(DATA_UPLOADS, _FOLLOW, _OURS, Need.AGENT, "see that it is canceled or deleted"),
+    _right(DATA_DOWNLOADS, _FOLLOW, _OURS, Need.AGENT, "see that it is canceled or deleted"),
+    _right(POD_VOLUME_BACKUPS, _FOLLOW, _OURS, Need.AGENT, "see that it is canceled or deleted"),
+    _right(POD_VOLUME_RESTORES, _FOLLOW, _OURS, Need.AGENT, "see that it is canceled or deleted"),
+    _right(EVENTS, ("create", "patch"), _OURS, Need.AGENT, "tell how far it is"),
+)
+"""Of the account of mover pods. Their secrets are mounted by the kubelet: no right on any."""

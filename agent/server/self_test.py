@@ -15,6 +15,7 @@ from typing import Final
 
 from agent.base.errors import KubeForbidden, KubeNotFound
 from agent.exposers.made import every
+from agent.exposers.settings import has_account
 from agent.kube.api import KubeApi
 from agent.kube.pods import Pod, PodPhase
 from agent.kube.resource import PODS, VOLUME_SNAPSHOT_CONTENTS
@@ -78,6 +79,8 @@ class Place:
     node: str
     namespace: str
     host_pods: str
+    mover_account: str
+    """The service account of mover pods; empty: that of the agent."""
 
 
 async def run_self_test(
@@ -87,11 +90,12 @@ async def run_self_test(
     await definitions.refresh(api)
     rights = await _rights(api, place.namespace)
     snapshots = await _snapshot_api(api)
+    account = await _mover_account(api, place)
     volumes = await _host_pods(api, place, mounts or MountTable())
     missing = {right.need for right, finding in rights if finding.verdict is not Verdict.OK}
     host_pods = volumes[0].verdict is Verdict.OK  # without propagation, the volumes of pods that run already are seen
     return SelfTest(
-        findings=(*_definitions(definitions), *(finding for _, finding in rights), snapshots, *volumes),
+        findings=(*_definitions(definitions), *(finding for _, finding in rights), snapshots, account, *volumes),
         host_pods=host_pods,
         pod_volumes=host_pods and Need.POD_VOLUMES not in missing,
         snapshots=Need.SNAPSHOTS not in missing and snapshots.verdict is Verdict.OK,
@@ -151,6 +155,18 @@ async def _snapshot_api(api: KubeApi) -> Finding:
     except KubeForbidden as error:
         return Finding("snapshot API", Verdict.LESS, str(error))
     return Finding("snapshot API", Verdict.OK, "snapshot.storage.k8s.io/v1 is served")
+
+
+# ---- mover pods ----
+
+
+async def _mover_account(api: KubeApi, place: Place) -> Finding:
+    check, name = "account of mover pods", place.mover_account
+    if await has_account(api, place.namespace, name):
+        return Finding(check, Verdict.OK, f"{name}, which needs no right on secrets")
+    missing = f"the service account {name} is not found in {place.namespace}" if name else "none is configured"
+    text = f"{missing}: mover pods use the agent's own, which may read secrets; apply deploy/daemonset/mover.yaml"
+    return Finding(check, Verdict.LESS, text)
 
 
 # ---- pod volumes ----

@@ -122,13 +122,27 @@ class Tally:
 class DirectoryObject:
     """A directory on its way into the repository. Thread side."""
 
-    __slots__ = ("_buffer", "_chunks", "_compression", "_encoder", "_scanned", "_sink", "_splitter")
+    __slots__ = (
+        "_buffer",
+        "_chunks",
+        "_compression",
+        "_encoder",
+        "_list_compression",
+        "_scanned",
+        "_sink",
+        "_splitter",
+    )
 
-    def __init__(self, sink: UploadSink, splitter: Splitter, compression: int) -> None:
-        """`splitter` is the repository's own, `compression` a header id (§4.2)."""
+    def __init__(
+        self, sink: UploadSink, splitter: Splitter, compression: int, list_compression: int | None = None
+    ) -> None:
+        """`splitter` is the repository's own, `compression` a header id (§4.2), `list_compression` that of the list of
+        a directory of several chunks; None: the sink's own.
+        """
         self._sink = sink
         self._splitter = splitter
         self._compression = compression
+        self._list_compression = list_compression
         self._encoder = DirectoryEncoder()
         self._buffer = bytearray()
         self._scanned = 0
@@ -144,11 +158,11 @@ class DirectoryObject:
         """Close the directory; the object id."""
         self._buffer += self._encoder.end(summary)
         self._cut()
-        return self._sink.assemble(self._with_last(), DIRECTORY_PREFIX, self._compression)
+        return self._sink.assemble(self._with_last(), DIRECTORY_PREFIX, self._list_compression)
 
     def checkpoint(self, more: Sequence[bytes], summary: DirectorySummary) -> ObjectId:
         """The directory as it stands with `more` entries behind; it goes on as if nothing had been."""
-        other = DirectoryObject(self._sink, self._splitter, self._compression)
+        other = DirectoryObject(self._sink, self._splitter, self._compression, self._list_compression)
         other._encoder = self._encoder.copy()
         other._buffer += self._buffer
         other._scanned = self._scanned

@@ -17,6 +17,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 
 from agent.base.errors import InvalidPolicy, SourceUnreadable
 from agent.snapshots.policy import FilesPolicy, PolicyTree
@@ -30,6 +31,15 @@ MAX_RULES_FILE = 4 << 20
 """Bytes of a dot-ignore file; a larger one is an error of its directory."""
 
 _MAX_LINE = 65_536
+
+
+class Exclusion(Enum):
+    """Why an entry is left out."""
+
+    RULE = "rule"
+    """A pattern, or the tag of a cache directory. Kopia's statistics count these only."""
+    LIMIT = "limit"
+    """Its size, or the file system it is on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +74,18 @@ class DirectoryFilter:
         self._context = context
         self._follow_outside = follow_outside
 
-    def excludes(self, name: bytes, attributes: Attributes, directory: Attributes) -> bool:
-        """Whether an entry is left out; `directory` is the one it is in."""
+    def excludes(self, name: bytes, attributes: Attributes, directory: Attributes) -> Exclusion | None:
+        """Why an entry is left out, None when it is not; `directory` is the one it is in."""
         context = self._context
         if self.is_cache:
-            return True
+            return Exclusion.RULE
         is_directory = attributes.is_directory
         ignores = context.ignores_directory if is_directory else context.ignores_file
         if ignores is not None and ignores(f"{self._path}/{go_text(name)}"):
-            return True
+            return Exclusion.RULE
         if 0 < context.max_file_size < attributes.size and not is_directory:
-            return True
-        return context.one_file_system and attributes.dev != directory.dev
+            return Exclusion.LIMIT
+        return Exclusion.LIMIT if context.one_file_system and attributes.dev != directory.dev else None
 
     @property
     def keeps_everything(self) -> bool:

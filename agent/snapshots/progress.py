@@ -7,6 +7,7 @@ any time, cheaply and without waiting. A single read may lie a moment behind; no
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.base.errors import CanceledError
@@ -18,15 +19,29 @@ class Cancellation:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._abandoned = False
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
         """End the work: what is complete so far is kept, nothing new is begun."""
-        self._event.set()
+        with self._lock:
+            self._event.set()
+            listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener()
 
     def abandon(self) -> None:
         """End the work and keep nothing of it but checkpoints."""
         self._abandoned = True
-        self._event.set()
+        self.cancel()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call this once, in the thread that asks for the end, or at once when somebody has."""
+        with self._lock:
+            if not self._event.is_set():
+                self._listeners.append(listener)
+                return
+        listener()
 
     @property
     def is_abandoned(self) -> bool:

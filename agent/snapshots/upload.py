@@ -7,20 +7,23 @@
 walk runs in one thread with a few helpers; it comes back to the loop only to read directories of earlier snapshots that
 are not cached and to make checkpoints visible.
 
-Canceling: `Cancellation.cancel()` ends the walk within a second and saves what there is as an incomplete snapshot;
-canceling the task saves nothing more. Either way a later run resumes from the last checkpoint.
+Canceling: `Cancellation.cancel()` ends the walk within a second and saves what there is as an incomplete snapshot, if
+the store takes it within `save_within`; canceling the task saves nothing more and ends within a second, also while the
+store does not answer. Either way a later run resumes from the last checkpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import msgspec
 
 from agent.base.clock import Clock
+from agent.base.errors import CanceledError
 from agent.repository.ids import ManifestId
 from agent.repository.repository import Repository
 from agent.repository.writer import RepositoryWriter
@@ -42,6 +45,8 @@ from agent.snapshots.upload_plan import Plans
 from agent.snapshots.upload_single import SingleFileUpload, is_single_file
 from agent.snapshots.upload_tree import Run, TreeUpload
 from agent.volumes.tree_read import open_directory
+
+_T = TypeVar("_T")
 
 CHECKPOINT_INTERVAL = 30 * 60.0
 """Seconds. Whatever a run deduplicated against has to be visible to others within 45 minutes (§14.6, §14.8)."""
@@ -79,6 +84,8 @@ class UploadOptions:
     one_file_system: bool = False
     """Stay out of other file systems mounted below the root, whatever the policy says. Needs `ignore_rules`."""
     checkpoint_interval: float = CHECKPOINT_INTERVAL
+    save_within: float = 10.0
+    """Seconds that a canceled run may take to save what there is: a store that hangs is waited for no longer."""
     spill_folder: str | None = None
     """Where names of huge directories go; None: the system's folder for temporary files."""
 
@@ -119,7 +126,8 @@ async def upload_tree(
     """Back up the tree or file at `path` as `source`, save the snapshot, and tombstone incomplete ones it supersedes.
 
     Everything is flushed when it returns. Raises `SourceNotFound` and `SourceUnreadable` for the root (with
-    `fail_fast` for any entry), `InvalidPolicy`, and what the repository raises; then nothing was saved but checkpoints.
+    `fail_fast` for any entry), `InvalidPolicy`, `CanceledError` when a canceled run could not be saved in time, and
+    what the repository raises; then nothing was saved but checkpoints.
     """
     options = options or UploadOptions()
     run = UploadRun(repo, writer, source, options, progress=progress, cancellation=cancellation)
@@ -128,8 +136,7 @@ async def upload_tree(
         run.progress.totals = Totals(parents[0].root.summ.files, parents[0].root.summ.size)
     roots = [snapshot.root for snapshot in parents if snapshot.root is not None]
     walk = _read_file if is_single_file(path) else _walk
-    walked = await run.in_thread(lambda uploads, bridge: walk(run, path, roots, uploads, bridge))
-    result = await run.finish(walked, parents)
+    result = await run.do(lambda uploads, bridge: walk(run, path, roots, uploads, bridge), parents)
     return replace(result, warnings=(*warnings, *result.warnings), parents=tuple(parent.id for parent in parents))
 
 
@@ -232,6 +239,44 @@ class UploadRun:
         )
         self._next_checkpoint = self._clock.monotonic() + options.checkpoint_interval
         self._checkpoint: Snapshot | None = None
+
+    async def do(self, work: Callable[[FileUploads, Bridge], Walked], parents: Sequence[Snapshot] = ()) -> UploadResult:
+        """`work` in a thread, then `finish`. Raises `CanceledError` `save_within` seconds after a cancelation."""
+        return await self._until_patience_ends(self._walk_and_finish(work, parents))
+
+    async def _walk_and_finish(
+        self, work: Callable[[FileUploads, Bridge], Walked], parents: Sequence[Snapshot]
+    ) -> UploadResult:
+        return await self.finish(await self.in_thread(work), parents)
+
+    async def _until_patience_ends(self, work: Awaitable[_T]) -> _T:
+        loop, canceled = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(canceled.set)
+
+        self.cancellation.listen(tell)
+
+        async def patience() -> None:
+            await canceled.wait()
+            await self._clock.sleep(self.options.save_within)
+
+        working = asyncio.ensure_future(work)
+        tasks = working, asyncio.create_task(patience())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            raise CanceledError(
+                f"the backup was canceled; what there was is not saved: {self.repo.storage.location} did not take it"
+                f" within {self.options.save_within:g} seconds",
+                hint="run the same backup again: it goes on from the last checkpoint, if there is one",
+            )
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def in_thread(self, work: Callable[[FileUploads, Bridge], Walked]) -> Walked:
         """Run `work` in a thread; when this task is canceled, wait for it to let go, but for a second at most."""

@@ -59,7 +59,7 @@ async def upload_device(
     repository raises; then nothing was saved but checkpoints.
     """
     run = UploadRun(repo, writer, source, options or UploadOptions(), progress=progress, cancellation=cancellation)
-    return await run.finish(await run.in_thread(lambda uploads, bridge: _DeviceUpload(run, path).read(uploads, bridge)))
+    return await run.do(lambda uploads, bridge: _DeviceUpload(run, path).read(uploads, bridge))
 
 
 class _Padded:

@@ -68,7 +68,7 @@ class Plans:
 
     def _plan(self, policy: Policy, compressor: str) -> FilePlan:
         above = policy.upload.parallel_upload_above_size
-        lists = None if self._velero else self.metadata(policy)
+        lists = self.lists(policy)
         algorithm = "" if self._velero else policy.splitter.algorithm
         key = (compressor, algorithm, above if above and above > 0 else 0, lists)
         plan = self._plans.get(key)
@@ -81,6 +81,12 @@ class Plans:
     def metadata(self, policy: Policy) -> int:
         """The header id for a directory; 0 for none."""
         return 0 if self._velero else _writable(policy.metadata_compression.compressor)
+
+    def lists(self, policy: Policy) -> int | None:
+        """The header id for the list above several chunks, of a file or a directory; None: the writer's own, which is
+        what Velero's adapter leaves.
+        """
+        return None if self._velero else self.metadata(policy)
 
 
 def _writable(compressor: str) -> int:

@@ -26,7 +26,7 @@ from agent.repository.ids import ObjectId
 from agent.snapshots.checkpoint import partial_tree
 from agent.snapshots.compare import ParentDirectory, ReadObject
 from agent.snapshots.directory_write import DirectoryObject, UploadSink
-from agent.snapshots.ignore import DirectoryFilter, root_filter
+from agent.snapshots.ignore import DirectoryFilter, Exclusion, root_filter
 from agent.snapshots.model import (
     FILE,
     INCOMPLETE_CANCELED,
@@ -160,8 +160,10 @@ class TreeUpload:
                     continue
                 if isinstance(entry, Unreadable):
                     self._fail(frame, entry.name, entry.reason, ignored=self._ignores_file_errors(frame))
-                elif selective and frame.filter.excludes(entry.name, entry.attributes, frame.reader.attributes):
-                    self._exclude(entry)
+                elif selective and (
+                    why := frame.filter.excludes(entry.name, entry.attributes, frame.reader.attributes)
+                ):
+                    self._exclude(entry, why)
                 elif entry.attributes.mode & TYPE_BITS == stat.S_IFDIR:
                     child = self._enter(frame, entry)
                     if child is not None:
@@ -201,7 +203,7 @@ class TreeUpload:
     ) -> Frame:
         run = self._run
         policy = run.policies.effective if below is None else below.tree.effective
-        output = DirectoryObject(run.sink, run.plans.splitter, run.plans.metadata(policy))
+        output = DirectoryObject(run.sink, run.plans.splitter, run.plans.metadata(policy), run.plans.lists(policy))
         frame = Frame(parent, path, entry, reader, output)
         if below is not None:
             frame.filter = below
@@ -422,14 +424,20 @@ class TreeUpload:
         if self._run.fail_fast and not ignored:
             _fail_fast(path, reason)
 
-    def _exclude(self, entry: TreeEntry) -> None:
-        if entry.attributes.is_directory:
-            self.stats.excluded_dir_count += 1
+    def _exclude(self, entry: TreeEntry, why: Exclusion) -> None:
+        """Count it for whoever watches; kopia's statistics know only what rules leave out."""
+        directory = entry.attributes.is_directory
+        if directory:
             self._run.progress.excluded_directories += 1
+        else:
+            self._run.progress.excluded_files += 1
+        if why is Exclusion.LIMIT:
+            return
+        if directory:
+            self.stats.excluded_dir_count += 1
         else:
             self.stats.excluded_file_count += 1
             self.stats.excluded_total_size += entry.attributes.size
-            self._run.progress.excluded_files += 1
 
     def _policy(self, frame: Frame) -> Policy:
         return frame.filter.tree.effective

@@ -130,21 +130,19 @@ def advance(steps: Steps[T], granted: int | None, unlimited: Callable[[], bool])
     return wanted
 
 
-def read_range(fd: int, offset: int, length: int, canceled: threading.Event) -> Steps[Buffer]:
-    """Exactly `length` bytes from `offset`; raises `OSError` when the file shrinks meanwhile."""
-    data = bytearray(length)
+def read_into(fd: int, offset: int, data: memoryview, canceled: threading.Event) -> Steps[None]:
+    """Fill `data` from `offset`; raises `OSError` when the file shrinks meanwhile."""
+    length = len(data)
     position = 0
-    with memoryview(data) as view:
-        while position < length:
-            end = position + (yield min(length - position, _PIECE))
-            while position < end:
-                if canceled.is_set():
-                    raise Stopped
-                count = os.preadv(fd, [view[position:end]], offset + position)
-                if not count:
-                    raise OSError(errno.EIO, "the file became shorter while it was read")
-                position += count
-    return data
+    while position < length:
+        end = position + (yield min(length - position, _PIECE))
+        while position < end:
+            if canceled.is_set():
+                raise Stopped
+            count = os.preadv(fd, [data[position:end]], offset + position)
+            if not count:
+                raise OSError(errno.EIO, "the file became shorter while it was read")
+            position += count
 
 
 def _write_all(fd: int, data: Sequence[Buffer], canceled: threading.Event) -> Steps[None]:

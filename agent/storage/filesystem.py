@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
@@ -32,8 +33,9 @@ from agent.base.errors import (
     StorageUnsupported,
     UsageError,
 )
+from agent.storage.answer_memory import AnswerMemory
 from agent.storage.base import BlobId, BlobMetadata, Buffer, Retention, check_blob_id
-from agent.storage.durable import FOLDER_MODE, Done, DurableWriter, Steps, advance, read_range
+from agent.storage.durable import FOLDER_MODE, Done, DurableWriter, Steps, advance, read_into
 from agent.storage.pace import Pace, TokenBucket
 from agent.storage.sharding import BLOB_SUFFIX, DEFAULT_LAYOUT, PARAMETERS_FILE, Layout, detect_layout, read_layout
 
@@ -41,6 +43,9 @@ T = TypeVar("T")
 
 _THREADS = 8
 _LIST_BATCH = 1000
+
+
+_log = logging.getLogger(__name__)
 
 
 class FilesystemStorage:
@@ -53,6 +58,7 @@ class FilesystemStorage:
         self._layout_lock = threading.Lock()
         self._layout: Layout | None = None
         self._writer = DurableWriter(self._root)
+        self._memory = AnswerMemory()
 
     @classmethod
     async def open(cls, root: str, *, create: bool = False, pace: Pace | None = None) -> FilesystemStorage:
@@ -98,7 +104,9 @@ class FilesystemStorage:
                     raise BlobTooShort(
                         f"blob {blob_id} in {self.location} has {size} bytes, {offset}..{end} were asked"
                     )
-                return (yield from read_range(fd, offset, end - offset, canceled))
+                data = self._memory.take(end - offset)
+                yield from read_into(fd, offset, data, canceled)
+                return data
             finally:
                 os.close(fd)
 
@@ -202,9 +210,12 @@ class FilesystemStorage:
     def _layout_for_reading(self) -> Layout:
         if self._layout is None:
             with self._layout_lock:
-                layout = read_layout(self._root) or detect_layout(self._root)
-                if layout is None:  # an empty folder: whoever writes first decides
-                    return DEFAULT_LAYOUT
+                layout = read_layout(self._root)
+                if layout is None:
+                    layout = detect_layout(self._root)
+                    if layout is None:  # an empty folder: whoever writes first decides
+                        return DEFAULT_LAYOUT
+                    _warn_of_lost_parameters(self._root, layout)
                 self._layout = layout
         return self._layout
 
@@ -254,6 +265,17 @@ class FilesystemStorage:
 
 def _go_on(steps: Steps[T], granted: int | None, bucket: TokenBucket, _: threading.Event) -> Done[T] | int:
     return advance(steps, granted, lambda: bucket.rate <= 0)
+
+
+def _warn_of_lost_parameters(root: str, layout: Layout) -> None:
+    """Reading and writing go on; other clients assume a layout of old and may find nothing."""
+    _log.warning(
+        "%s is missing in %s: blobs are looked for where others of their kind lie, but kopia may not find them;"
+        " a file with this line brings it back: %s",
+        PARAMETERS_FILE,
+        root,
+        layout.to_json().decode().strip(),
+    )
 
 
 @contextmanager

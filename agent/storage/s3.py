@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from agent import _native
 from agent.base.clock import SystemClock
 from agent.base.errors import (
     BlobIdInvalid,
@@ -25,6 +24,7 @@ from agent.base.errors import (
     UsageError,
     WrongRegion,
 )
+from agent.storage.answer_memory import AnswerMemory
 from agent.storage.base import BlobId, BlobMetadata, Buffer, Retention, check_blob_id
 from agent.storage.pace import Pace
 from agent.storage.retry import Retrier, RetryPolicy
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "application/x-kopia"
 
-_LARGE = 1 << 20
-"""Bytes of an answer from which memory that was used before is worth looking for."""
-_KEPT = 16 << 20
 _DELETE_BATCH = 1000
 _NO_BATCH_DELETE = frozenset({"NotImplemented", "MethodNotAllowed", "MissingContentMD5", "InvalidRequest"})
 
@@ -64,7 +61,7 @@ class S3Storage:
         self._bucket_exists = False
         self._placement: Placement | None = None
         self._placement_turn = asyncio.Lock()
-        self._blocks = _native.BlockPool(_KEPT)
+        self._memory = AnswerMemory()
         customer = _customer_key(config)
         self._read_options: dict[str, Any] = customer
         self._write_options: dict[str, Any] = {"ContentType": CONTENT_TYPE, **customer, **_write_options(config)}
@@ -138,7 +135,7 @@ class S3Storage:
                     if offset > end or (length is not None and offset + length > end):
                         raise self._too_short(blob_id, offset, length, end)
                     bound_read_ahead(body.raw_stream, self._pace.download.rate)
-                    data = self._buffer(end - start)
+                    data = self._memory.take(end - start)
                     await receive(
                         body.raw_stream,
                         data,
@@ -155,9 +152,6 @@ class S3Storage:
         if start == offset and (length is None or len(data) == length):
             return data
         return data[offset - start : None if length is None else offset - start + length]
-
-    def _buffer(self, length: int) -> memoryview:
-        return self._blocks.take(length) if length >= _LARGE else memoryview(bytearray(length))
 
     async def _get_nothing(self, blob_id: BlobId, offset: int) -> bytes:
         size = (await self.stat(blob_id)).length

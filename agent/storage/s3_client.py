@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import os
 import ssl
 from contextlib import AsyncExitStack
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
 
 FALLBACK_REGION = "us-east-1"
+_log = logging.getLogger(__name__)
 
 
 async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S3Client:
@@ -41,11 +43,8 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
     if region in ("", AUTO_REGION):
         region = _default_region(session, config)
     if config.insecure_skip_tls_verify:
-        import structlog  # noqa: PLC0415  # drags in half of rich
-
-        structlog.get_logger().warning(
-            "TLS certificates are not verified: anybody on the way can read and change requests",
-            location=config.location,
+        _log.warning(
+            "TLS certificates are not verified: anybody on the way to %s can read and change requests", config.location
         )
     settings = AioConfig(
         signature_version="s3v4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import ssl
 from collections.abc import Mapping
@@ -174,12 +175,14 @@ def _answered(error: boto.ClientError, where: str) -> StorageError:
 def _retry_after(error: boto.ClientError) -> float | None:
     text = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")
     try:
-        return max(float(text), 0.0)
+        seconds = float(text)
     except ValueError:
         pass
+    else:
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
     try:
         moment = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return max((moment - datetime.now(UTC)).total_seconds(), 0.0) if moment.tzinfo else None
 

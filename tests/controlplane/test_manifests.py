@@ -17,7 +17,7 @@ from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_transport import load_configuration
 from agent.kube.names import DATA_UPLOAD_DOWNLOAD_FINALIZER
 from agent.server.definitions import InstalledDefinitions
-from agent.server.rights import RIGHTS
+from agent.server.rights import MOVER_RIGHTS, RIGHTS, Right
 from agent.server.self_test import Place, run_self_test
 from agent.testing.control_plane import ControlPlane, Manifest, clean_environment
 from agent.testing.control_plane_process import tool
@@ -94,22 +94,38 @@ def test_what_kustomize_makes_is_taken_without_a_field_that_is_not_known(
     assert take(plane, found)
 
 
-def test_the_account_of_the_chart_may_do_what_the_agent_needs_and_not_more(
-    plane: ControlPlane, namespace: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "rights", "refused"),
+    [
+        (
+            "node-agent",
+            RIGHTS,
+            (("list", "secrets"), ("delete", "datauploads.velero.io"), ("create", "daemonsets.apps")),
+        ),
+        ("lighterage-mover", MOVER_RIGHTS, (("get", "secrets"), ("patch", "pods"), ("patch", "datauploads.velero.io"))),
+    ],
+)
+def test_the_accounts_of_the_chart_may_do_what_is_needed_and_not_more(
+    plane: ControlPlane,
+    namespace: str,
+    tmp_path: Path,
+    name: str,
+    rights: tuple[Right, ...],
+    refused: tuple[tuple[str, str], ...],
 ) -> None:
     values = {"rbac": {"name": "lighterage-manifests"}, "nodeSelector": {"lighterage.test/nowhere": "true"}}
     plane.apply(*chart(values, tmp_path))
     try:
-        account = f"--as=system:serviceaccount:{namespace}:node-agent"
+        account = f"--as=system:serviceaccount:{namespace}:{name}"
 
         def may(verb: str, kind: str, *where: str) -> bool:
             return plane.try_kubectl("auth", "can-i", verb, kind, account, *where).stdout.strip() == "yes"
 
-        for right in RIGHTS:
+        for right in rights:
             for review in right.reviews(namespace):
                 where = [f"--namespace={review.namespace}"] if review.namespace else ["--all-namespaces"]
                 assert may(review.verb, right.name, *where), review
-        for verb, kind in (("list", "secrets"), ("delete", "datauploads.velero.io"), ("create", "daemonsets.apps")):
+        for verb, kind in refused:
             assert not may(verb, kind, f"--namespace={namespace}")
         assert not may("get", "secrets", "--namespace=default")
         assert not may("delete", "persistentvolumes")
@@ -123,7 +139,7 @@ async def test_each_rule_that_is_taken_away_is_named_by_the_self_test(
     values = {"rbac": {"name": "lighterage-manifests"}, "nodeSelector": {"lighterage.test/nowhere": "true"}}
     found = chart(values, tmp_path)
     plane.apply(*found)
-    where = Place(node="nowhere", namespace=namespace, host_pods=str(tmp_path))
+    where = Place(node="nowhere", namespace=namespace, host_pods=str(tmp_path), mover_account="lighterage-mover")
     account = await load_configuration(str(plane.service_account(namespace, "node-agent")))
 
     async def named(api: AioKubeApi) -> list[str]:
@@ -174,7 +190,7 @@ def test_what_the_guide_says_takes_finalizers_and_annotations_away(
     }
     plane.apply({"apiVersion": "velero.io/v2alpha1", "kind": "DataUpload", "metadata": metadata, "spec": spec})
     guide = (ROOT / "docs" / "switching.md").read_text(encoding="utf-8")
-    (block,) = (one for one in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) if "finalizers" in one)
+    (block,) = (one for one in re.findall(r"```sh cluster\n(.*?)```", guide, re.DOTALL) if "finalizers" in one)
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(f'#!/bin/sh\nexec {tool("kubectl")} --kubeconfig={plane.kubeconfig} "$@"\n')
     kubectl.chmod(0o755)

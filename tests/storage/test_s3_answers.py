@@ -3,6 +3,8 @@
 import asyncio
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -107,7 +109,19 @@ async def test_after_a_listing_a_missing_blob_is_believed_at_once(recording: Rec
     assert [r.method for r in recording.requests] == ["GET", "HEAD"]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("7", 7), ("soon", None), ("", None)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7),
+        ("-7", 0),
+        ("soon", None),
+        ("", None),
+        ("nan", None),
+        ("inf", None),
+        ("Mon, 99 Foo 2026", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+    ],
+)
 async def test_the_wait_that_a_store_asks_for_is_passed_on(
     recording: RecordingS3, text: str, seconds: float | None
 ) -> None:
@@ -124,6 +138,16 @@ async def test_every_call_is_one_attempt(recording: RecordingS3) -> None:
         with pytest.raises(StorageUnavailable):
             await storage.get(PACK)
     assert len(recording.requests) == 1
+
+
+async def test_a_wait_until_a_moment_is_passed_on(recording: RecordingS3) -> None:
+    moment = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    recording.answer_once("GET", s3_error(503, "SlowDown", headers={"Retry-After": moment}))
+    async with opened(recording) as storage:
+        with pytest.raises(StorageUnavailable) as caught:
+            await storage.get(PACK)
+    assert caught.value.retry_after is not None
+    assert 0 < caught.value.retry_after <= 3600
 
 
 def _only_in(region: str, *, tell: bool = True) -> Callable[[RecordedRequest], Answer | None]:

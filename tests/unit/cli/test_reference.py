@@ -128,3 +128,23 @@ assert not loaded, loaded
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "backup" in done.stdout
+
+
+def test_a_backup_to_a_folder_loads_only_what_it_needs(place: Place, tmp_path: Path) -> None:
+    heavy = {"aiohttp", "aiobotocore", "grpc", "kubernetes", "lz4", "rich", "structlog", "uvloop"}
+    heavy |= {f"agent.{name}" for name in ("control", "jobs", "kube", "movers", "server", "storage.s3")}
+    heavy |= {"agent.repository.create", "agent.repository.repair", "agent.snapshots.upload_device"}
+    command = ["lighter", "backup", str(place.tree), "--cache-dir", str(tmp_path), *place.options]
+    script = f"""
+import sys
+sys.argv = {command!r}
+from agent.cli.main import main
+try:
+    main()
+except SystemExit as done:
+    assert not done.code, done.code
+loaded = {heavy} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

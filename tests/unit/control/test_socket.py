@@ -30,6 +30,7 @@ from agent.control.v1.jobs_pb2_grpc import JobServiceStub
 from agent.kube.job import Phase
 from agent.testing.clock import VirtualClock
 from tests.unit.control.control_kit import BEGIN, NODE, World, job, local
+from tests.unit.control.tls_kit import METHODS
 
 UPLOAD = jobs_pb2.JOB_KIND_DATA_UPLOAD
 
@@ -46,6 +47,14 @@ async def test_the_socket_is_for_the_agents_own_user_and_gone_with_the_agent(pat
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert (await client.node()).name == NODE
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_every_method_answers_the_agents_own_user(path: Path, method: str) -> None:
+    world = World()
+    world.jobs.put(job("a"))
+    async with serve_socket(world.parts, world.clock, path), local(path) as client:
+        assert await METHODS[method](client)
 
 
 async def test_a_socket_that_a_killed_agent_left_is_replaced(path: Path) -> None:

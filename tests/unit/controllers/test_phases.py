@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.base.errors import ProvisioningFailed, RebindFailed, WrongPassword
+from agent.base.errors import ProvisioningFailed, RebindFailed, SourceNotFound, WrongPassword
 from agent.controllers.data_upload import DataMovers
+from agent.controllers.machine import _cause
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.pods import ContainerState, Terminated, Waiting
@@ -152,6 +153,68 @@ async def test_a_volume_that_never_comes_fails_after_the_time_limit_with_the_rea
     assert "the volume is being made" in upload.status.message
     assert "is Pending" in upload.status.message
     assert upload.status.completion_timestamp
+
+
+async def test_a_failure_is_told_in_time_and_cleaned_up_after_it_also_by_the_next_agent(cluster: Cluster) -> None:
+    await cluster.upload("u", seconds=1e6, clean_up_seconds=300)
+    _start(cluster)
+    await cluster.run(1815)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is Phase.FAILED
+    assert upload.metadata.finalizers, "it is not gone before it is cleaned up"
+    assert cluster.exposed["upload"].left
+    node = upload.status.accepted_by_node
+    await cluster.kill_agent(node)
+    cluster.start_agent(node)
+    await cluster.run(500)
+    assert not cluster.exposed["upload"].left
+    assert not (await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))).metadata.finalizers
+
+
+@pytest.mark.parametrize(
+    ("waiting", "facts", "told"),
+    [
+        ("the pod starts: FailedMount: no driver", (), "the pod starts: FailedMount: no driver"),
+        (
+            "the pod cannot be scheduled: pod has unbound immediate PersistentVolumeClaims",
+            ("PersistentVolumeClaim velero/u: ProvisioningFailed: no room", "Pod velero/u: phase Pending"),
+            "PersistentVolumeClaim velero/u: ProvisioningFailed: no room; "
+            "the pod cannot be scheduled: pod has unbound immediate PersistentVolumeClaims",
+        ),
+        ("", (), "nothing is known about the reason"),
+        ("x" * 3_000, ("y" * 3_000,), "x" * 400 + "; " + "y" * 400),
+    ],
+)
+def test_a_time_out_begins_with_the_cause_and_is_no_longer_than_a_person_reads(
+    waiting: str, facts: tuple[str, ...], told: str
+) -> None:
+    assert _cause(waiting, facts) == told
+
+
+async def test_a_pod_that_is_deleted_while_its_volume_is_read_is_named(cluster: Cluster) -> None:
+    cluster.moved.script = lambda _: Script(seconds=30, error=SourceNotFound("there is nothing at '/fake/u' to read"))
+    await cluster.upload("u")
+    _start(cluster)
+    await cluster.run(20)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert upload.status.phase is Phase.IN_PROGRESS
+    del cluster.exposed["upload"].volumes[upload.metadata.uid]
+    await cluster.run(40)
+    message = (await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))).status.message
+    assert message.startswith(
+        "expose.taken-away: the volume was removed, while the job ran (volume.not-found: there is"
+    )
+
+
+async def test_a_path_that_is_missing_in_a_volume_that_is_there_is_reported_as_the_worker_said(
+    cluster: Cluster,
+) -> None:
+    cluster.moved.script = lambda _: Script(error=SourceNotFound("there is nothing at '/fake/u' to read"))
+    await cluster.upload("u")
+    _start(cluster)
+    await cluster.run(40)
+    message = (await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))).status.message
+    assert message.startswith("volume.not-found: there is nothing")
 
 
 async def test_an_error_of_the_worker_is_the_message(cluster: Cluster) -> None:

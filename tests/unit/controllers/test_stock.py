@@ -121,3 +121,57 @@ async def test_the_agent_ending_leaves_a_stock_mover_to_the_next_one() -> None:
     await cluster.run(60)
     assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.COMPLETED
     await cluster.stop()
+
+
+async def test_a_stock_mover_that_vanishes_fails_the_upload_by_name() -> None:
+    cluster = Cluster(random.Random(1))
+    await stock_upload(cluster, "InProgress")
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    cluster.kube.remove(PODS, Key(NAMESPACE, "u"))
+    await cluster.run(60)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.phase is Phase.FAILED
+    assert upload.status.message.startswith("mover.crashed: the mover pod velero/u is gone")
+    assert not cluster.moved.started, "nothing is moved a second time"
+    await cluster.stop()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_cancel_while_a_stock_mover_is_followed_ends_the_upload_canceled(ends: bool) -> None:
+    cluster = Cluster(random.Random(1))
+    await stock_upload(cluster, "InProgress")
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    await cluster.patch(DATA_UPLOADS, "u", {"spec": {"cancel": True}})
+    await cluster.run(10)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.CANCELING
+    if ends:
+        end_pod(cluster, "error to run data path: data path is canceled", code=1)
+    await cluster.run(20 if ends else 300)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.phase is Phase.CANCELED
+    assert "spec.cancel was set" in upload.status.message
+    assert not cluster.moved.started
+    await cluster.stop()
+
+
+@pytest.mark.parametrize("while_away", [True, False])
+async def test_an_agent_that_is_killed_finds_the_stock_mover_or_its_result_again(while_away: bool) -> None:
+    cluster = Cluster(random.Random(1))
+    await stock_upload(cluster, "InProgress")
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    await cluster.kill_agent(NODES[0])
+    if while_away:
+        end_pod(cluster, RESULT)
+    cluster.start_agent(NODES[0])
+    await cluster.run(30)
+    if not while_away:
+        assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.IN_PROGRESS
+        end_pod(cluster, RESULT)
+        await cluster.run(60)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert (upload.status.phase, upload.status.snapshot_id) == (Phase.COMPLETED, "stock-snapshot")
+    assert not cluster.moved.started
+    await cluster.stop()

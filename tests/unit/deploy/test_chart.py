@@ -143,19 +143,32 @@ def test_copies_of_secrets_are_granted_when_they_are_asked_for(render: Render) -
 
 
 def test_a_second_velero_in_the_cluster_has_roles_of_its_own(render: Render) -> None:
-    values = {"rbac": {"name": "lighterage-backup", "secretCopies": True}, "serviceAccount": {"name": "mover"}}
+    values = {"rbac": {"name": "lighterage-backup", "secretCopies": True}, "serviceAccount": {"name": "agent"}}
     objects = render(values, namespace="backup")
     names = {name for kind, name in objects if kind.startswith("Cluster")}
     assert names == {"lighterage-backup", "lighterage-backup-secret-copies"}
     for (kind, name), one in objects.items():
         if kind.endswith("Binding"):
             assert one["roleRef"]["name"] == name
-            assert one["subjects"] == [{"kind": "ServiceAccount", "name": "mover", "namespace": "backup"}]
-    assert agent_pod(objects)["serviceAccountName"] == "mover"
+            account = "lighterage-mover" if name == "lighterage-mover" else "agent"
+            assert one["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": "backup"}]
+    assert agent_pod(objects)["serviceAccountName"] == "agent"
+
+
+def test_the_account_of_mover_pods_can_be_another_one_or_that_of_the_agent(render: Render) -> None:
+    role_arn = {"eks.amazonaws.com/role-arn": "arn"}
+    objects = render({"moverServiceAccount": {"name": "mover", "annotations": role_arn}})
+    assert objects["ServiceAccount", "mover"]["metadata"]["annotations"] == role_arn
+    assert objects["RoleBinding", "mover"]["subjects"][0]["name"] == "mover"
+    assert "--mover-service-account=mover" in agent_container(objects)["args"]
+    without = render({"moverServiceAccount": {"name": ""}})
+    assert [name for kind, name in without if kind == "ServiceAccount"] == ["node-agent"]
+    assert "--mover-service-account=" in agent_container(without)["args"]
 
 
 def test_rights_and_account_of_somebody_else_are_left_alone(render: Render) -> None:
-    objects = render({"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "velero"}})
+    accounts = {"serviceAccount": {"create": False, "name": "velero"}, "moverServiceAccount": {"create": False}}
+    objects = render({"rbac": {"create": False}, **accounts})
     assert set(objects) == {("DaemonSet", "node-agent")}
 
 

@@ -12,7 +12,8 @@ from agent.cli.agent import run
 from agent.kube import codec
 from agent.kube.durations import parse_duration
 from agent.kube.pods import DaemonSet
-from agent.server.rights import RIGHTS, Scope
+from agent.server.flags import DEFAULT_MOVER_ACCOUNT
+from agent.server.rights import MOVER_RIGHTS, RIGHTS, Right, Scope
 
 FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "daemonset"
 
@@ -22,9 +23,24 @@ def _objects() -> list[dict[str, Any]]:
     return [value for name in kustomization["resources"] for value in yaml.safe_load_all((FOLDER / name).read_text())]
 
 
-def _one(kind: str) -> dict[str, Any]:
-    (found,) = (value for value in _objects() if value["kind"] == kind)
+def _one(kind: str, *, of_movers: bool = False) -> dict[str, Any]:
+    """The agent's, or that of mover pods."""
+    of_kind = (value for value in _objects() if value["kind"] == kind)
+    (found,) = (value for value in of_kind if (value["metadata"]["name"] == DEFAULT_MOVER_ACCOUNT) is of_movers)
     return found
+
+
+def _granted(role: dict[str, Any]) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [
+        (group, plural, tuple(rule["verbs"]))
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for plural in rule["resources"]
+    ]
+
+
+def _needed(rights: tuple[Right, ...], scope: Scope) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(right.group, right.plural, right.verbs) for right in rights if right.scope is scope]
 
 
 def _container() -> dict[str, Any]:
@@ -50,17 +66,21 @@ def test_the_server_finds_the_agent_by_name_and_labels() -> None:
 
 @pytest.mark.parametrize(("kind", "scope"), [("Role", Scope.NAMESPACE), ("ClusterRole", Scope.CLUSTER)])
 def test_roles_grant_what_the_self_test_asks_for_and_nothing_more(kind: str, scope: Scope) -> None:
-    granted = [
-        (group, plural, tuple(rule["verbs"]))
-        for rule in _one(kind)["rules"]
-        for group in rule["apiGroups"]
-        for plural in rule["resources"]
-    ]
-    assert granted == [(right.group, right.plural, right.verbs) for right in RIGHTS if right.scope is scope]
+    assert _granted(_one(kind)) == _needed(RIGHTS, scope)
+
+
+def test_mover_pods_may_what_their_protocol_asks_for_in_one_namespace_and_nothing_of_secrets() -> None:
+    assert _granted(_one("Role", of_movers=True)) == _needed(MOVER_RIGHTS, Scope.NAMESPACE)
+    assert all(right.scope is Scope.NAMESPACE for right in MOVER_RIGHTS)
+    assert not any(right.plural == "secrets" for right in MOVER_RIGHTS)
+    binding = _one("RoleBinding", of_movers=True)
+    assert [subject["name"] for subject in binding["subjects"]] == [DEFAULT_MOVER_ACCOUNT]
+    assert binding["roleRef"]["name"] == _one("Role", of_movers=True)["metadata"]["name"]
+    assert _one("ServiceAccount", of_movers=True)["metadata"]["name"] == DEFAULT_MOVER_ACCOUNT
 
 
 def test_no_right_is_granted_by_a_wildcard_and_secrets_are_read_in_one_namespace_by_name_only() -> None:
-    text = "\n".join((FOLDER / name).read_text() for name in ("role.yaml", "clusterrole.yaml"))
+    text = "\n".join((FOLDER / name).read_text() for name in ("role.yaml", "clusterrole.yaml", "mover.yaml"))
     assert "*" not in text
     (secrets,) = (right for right in RIGHTS if right.plural == "secrets")
     assert (secrets.scope, secrets.verbs) == (Scope.NAMESPACE, ("get",))

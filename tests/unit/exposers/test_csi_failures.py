@@ -8,10 +8,12 @@ from agent.base.errors import KubeForbidden, KubeInvalid, KubeUnavailable, Light
 from agent.exposers.contract import Broken, Done, Ready, Waiting
 from agent.exposers.snapshot_record import SourceRecord, read_record, write_record
 from agent.kube.agent_config import BackupPVC, LoadAffinity, RunnerChoice
+from agent.kube.codec import JsonObject
 from agent.kube.meta import Key
 from agent.kube.resource import (
     BACKUP_STORAGE_LOCATIONS,
     DAEMON_SETS,
+    EVENTS,
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
     PODS,
@@ -182,7 +184,7 @@ async def test_an_affinity_that_some_node_has_is_waited_for_whatever_the_schedul
     assert "didn't match pod affinity" in await _waiting(world, looks=30)
 
 
-async def test_a_volume_in_a_zone_without_allowed_nodes_is_definite() -> None:
+async def test_check_15_a_volume_in_a_zone_without_allowed_nodes_is_definite() -> None:
     world = World()
     await world.build()
     world.configure(load_affinity=(LoadAffinity(LabelSelector(match_labels={"kubernetes.io/hostname": "node-a"})),))
@@ -411,6 +413,28 @@ async def test_the_diagnosis_begins_with_what_tells_most_and_names_what_is_missi
     assert any(fact.startswith("Pod velero/backup-x7k2p: phase Pending") for fact in facts)
     assert any("VolumeSnapshotContent backup-x7k2p: ready to use, policy Delete" in fact for fact in facts)
     assert "VolumeSnapshot app/velero-data-abcde does not exist" in facts
+
+
+async def test_the_diagnosis_begins_with_the_claim_when_its_provisioner_is_away() -> None:
+    world = World()
+    await world.build()
+    world.csi.faults.provisioning = "no room"
+    await _waiting(world)
+    for said in (await world.kube.list(EVENTS)).items:
+        world.kube.remove(EVENTS, said.key)
+    claim = await world.kube.get(PERSISTENT_VOLUME_CLAIMS, JOB)
+    event: JsonObject = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "waits", "namespace": VELERO},
+        "involvedObject": {"kind": "PersistentVolumeClaim", "name": NAME, "uid": claim.metadata.uid},
+        "type": "Normal",
+        "reason": "ExternalProvisioning",
+        "message": "Waiting for a volume to be created by the external provisioner",
+    }
+    world.kube.put_raw(EVENTS, event)
+    facts = await world.exposer().diagnose(await world.job())
+    assert facts[0].startswith(f"PersistentVolumeClaim {JOB}: ExternalProvisioning: Waiting for a volume")
 
 
 async def test_the_diagnosis_of_nothing_and_of_an_api_server_that_is_down_are_facts_too() -> None:

@@ -150,7 +150,7 @@ async def test_the_mapped_class_and_its_options_are_those_of_the_claim_and_the_p
     assert pod.spec.security_context["seLinuxOptions"] == {"type": "spc_t"}
 
 
-async def test_a_volume_bound_late_is_made_in_the_zone_of_its_source() -> None:
+async def test_check_15_a_volume_bound_late_is_made_in_the_zone_of_its_source() -> None:
     world = World(binding=BindingMode.WAIT_FOR_FIRST_CONSUMER)
     await world.build()
     ready = await _ready(world, "node-b")

@@ -14,9 +14,17 @@ from agent.exposers.pod_volume import PodVolumeBackupExposer, PodVolumeRestoreEx
 from agent.exposers.settings import ExposerSettings
 from agent.kube.agent_config import AgentConfig, CachePVC, RunnerChoice
 from agent.kube.cluster import Secret
+from agent.kube.codec import JsonObject
 from agent.kube.meta import Key, ObjectMeta
 from agent.kube.pods import Container, DaemonSet, DaemonSetSpec, Opaque, Pod, PodSpec, PodTemplate
-from agent.kube.resource import BACKUP_STORAGE_LOCATIONS, DAEMON_SETS, PERSISTENT_VOLUME_CLAIMS, PODS, SECRETS
+from agent.kube.resource import (
+    BACKUP_STORAGE_LOCATIONS,
+    DAEMON_SETS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+)
 from agent.kube.volumes import BindingMode, ReclaimPolicy, VolumeMode
 from agent.testing.clock import VirtualClock
 from agent.testing.fake_csi import FakeCsi
@@ -175,3 +183,15 @@ async def test_a_restore_in_a_pod_gets_a_cache_on_its_node_and_gives_it_back(
         await cluster.step()
     assert await exposer.clean_up(restore()) == Done()
     assert cluster.storage.volumes == set()
+
+
+@pytest.mark.parametrize(("exists", "account"), [(True, "lighterage-mover"), (False, "velero")])
+async def test_mover_pods_have_their_own_account_where_it_exists_and_the_agents_elsewhere(
+    node: PodNode, clock: VirtualClock, exists: bool, account: str
+) -> None:
+    if exists:
+        meta: JsonObject = {"name": "lighterage-mover", "namespace": "velero"}
+        node.kube.put_raw(SERVICE_ACCOUNTS, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta})
+    around = replace(settings(node, clock), mover_account="lighterage-mover")
+    await PodVolumeBackupExposer(around).advance(backup())
+    assert (await node.kube.get(PODS, JOB)).spec.service_account_name == account

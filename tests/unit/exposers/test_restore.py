@@ -168,7 +168,7 @@ async def test_a_class_that_waits_for_a_consumer_waits_for_the_users_pod() -> No
     assert (pod.spec.node_selector, pod.spec.node_name) == ({"kubernetes.io/hostname": "node-b"}, "node-b")
 
 
-async def test_waiting_for_a_consumer_can_be_turned_off() -> None:
+async def test_check_28_a_restore_without_a_consumer_waits_for_none_where_that_is_turned_off() -> None:
     affinity = LoadAffinity(LabelSelector(match_labels={"disk": "fast"}), storage_class="dir")
     config = AgentConfig(restore_pvc=RestorePVC(ignore_delay_binding=True), load_affinity=(affinity,))
     cluster = RestoreCluster(binding=BindingMode.WAIT_FOR_FIRST_CONSUMER, config=config)

@@ -17,7 +17,7 @@ from agent.base.errors import CorruptDirectory, CorruptManifest, InvalidPolicy, 
 from agent.repository.ids import ContentId, ManifestId
 from agent.repository.index_entry import IndexEntry
 from agent.repository.maintenance import parse_parameters, parse_schedule
-from agent.repository.range_plan import plan_ranges
+from agent.repository.range_plan import RangeLimits, plan_ranges
 from agent.repository.session import parse_marker
 from agent.snapshots.directory import DirectoryParser
 from agent.snapshots.model import Source, decode_entry, decode_snapshot
@@ -173,7 +173,7 @@ def test_ranges_cover_each_content_once_whatever_an_index_says(
         IndexEntry(ContentId(b"\0%016d" % n), BlobId(f"p{offset % 2}"), offset, packed, plain, 0)
         for n, (offset, packed, plain) in enumerate(rows)
     ]
-    plan = plan_ranges(entries, max_gap=gap, max_range=longest)
+    plan = plan_ranges(entries, RangeLimits(gap, longest, length_of_few=longest))
     assert sorted(e.content for r in plan for e in r.entries) == sorted(e.content for e in entries)
     for piece in plan:
         for entry in piece.entries:

@@ -6,9 +6,12 @@ import msgspec
 import pytest
 
 from agent.base.errors import LocationInvalid, SecretAwaited, SecretMissing
-from agent.jobs.credentials import aws_credentials, find_credentials, proxy_with_password
+from agent.jobs.credentials import find_credentials, proxy_with_password
 from agent.jobs.secrets import PATIENCE_SECONDS, SecretReader
 from agent.kube.backup_storage_location import SecretKey
+from agent.movers.pod_main import Surroundings
+from agent.movers.pod_protocol import CREDENTIALS_FILE, PASSWORD_KEY
+from agent.movers.spec import S3Location
 from agent.storage.s3_client import open_client
 from agent.storage.s3_config import S3Config
 from tests.unit.jobs.jobs_kit import KEYS, VELERO, World, bucket
@@ -17,6 +20,24 @@ from tests.unit.jobs.jobs_kit import KEYS, VELERO, World, bucket
 def found(world, location):
     reader = SecretReader(world.kube, VELERO, world.clock)
     return find_credentials(location, reader, world.environ)
+
+
+@pytest.fixture(params=["agent", "mover pod"])
+def read(request, tmp_path):
+    """What becomes of a credentials file for a profile: in the agent, and in a pod that has it mounted."""
+
+    async def by_the_agent(value, profile):
+        (tmp_path / "cloud").write_bytes(value)
+        world = World(environ={"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "cloud")})
+        return (await found(world, bucket({"profile": profile}, credential=None))).text
+
+    async def by_a_pod(value, profile):
+        (tmp_path / CREDENTIALS_FILE).write_bytes(value)
+        (tmp_path / PASSWORD_KEY).write_text("password")
+        around = Surroundings(environ={}, password_folder=tmp_path, credentials_folder=tmp_path)
+        return around.secrets(S3Location(bucket="b", profile=profile)).credentials
+
+    return by_the_agent if request.param == "agent" else by_a_pod
 
 
 async def test_the_secret_of_the_location_comes_before_everything_else(tmp_path):
@@ -132,17 +153,17 @@ async def test_a_secret_that_may_not_be_read_is_told_as_such():
         b"[other]\naws_secret_access_key=wJalrXUtnFEMI",
     ],
 )
-def test_what_is_no_credentials_file_is_refused_without_quoting_it(value):
-    with pytest.raises(LocationInvalid, match="the Secret x") as caught:
-        aws_credentials(value, "", "the Secret x")
+async def test_what_is_no_credentials_file_is_refused_without_quoting_it(read, value):
+    with pytest.raises(LocationInvalid, match="the file ") as caught:
+        await read(value, "")
     assert "wJalrXUtnFEMI" not in str(caught.value)
 
 
-def test_a_profile_in_the_style_of_a_config_file_is_found():
-    text = aws_credentials(b"[profile backup]\r\nrole_arn = arn:x\r\n", "backup", "it")
+async def test_a_profile_in_the_style_of_a_config_file_is_found(read):
+    text = await read(b"[profile backup]\r\nrole_arn = arn:x\r\n", "backup")
     assert text == "[backup]\nrole_arn = arn:x\n"
     both = b"[backup]\na = 1\n[profile backup]\nb = 2\n"
-    assert aws_credentials(both, "backup", "it") == both.decode()
+    assert await read(both, "backup") == both.decode()
 
 
 async def test_a_credentials_file_that_is_no_file_is_refused(tmp_path):

@@ -123,7 +123,7 @@ class PodCluster:
             self.clock,
             random.Random(3),
             place,
-            secrets=lambda: SECRETS,
+            secrets=lambda _: SECRETS,
             leave=self.messages.append,
             log=self.logs.append,
             stopped=self.stopped,

@@ -10,7 +10,9 @@ from agent.base.errors import ConfigurationError, UsageError
 from agent.kube.meta import Key
 from agent.movers.pod_main import Surroundings, run_pod
 from agent.movers.pod_protocol import HOLD_COMMAND, MOVED_RESOURCES, RUN_COMMAND, TERMINATION_LOG_VARIABLE
+from agent.movers.spec import S3Location, UrlLocation
 
+BUCKET = S3Location(bucket="backups", profile="default")
 CREDENTIALS = "[default]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = very-secret\n"
 
 
@@ -53,14 +55,25 @@ def test_other_kinds_have_no_movers(around):
 
 def test_secrets_come_from_mounted_files(around, tmp_path):
     (tmp_path / "location" / "credentials").write_text(CREDENTIALS)
-    secrets = around(LIGHTERAGE_S3_PROXY="http://user:word@proxy:3128").secrets()
+    secrets = around(LIGHTERAGE_S3_PROXY="http://user:word@proxy:3128").secrets(BUCKET)
     assert (secrets.password, secrets.credentials) == ("static-passw0rd", CREDENTIALS)
     assert secrets.proxy == "http://user:word@proxy:3128"
     assert "very-secret" not in repr(secrets) and "hunter2" not in repr(around(LIGHTERAGE_S3_PROXY="hunter2"))
 
 
 def test_a_location_may_have_no_credentials(around):
-    assert around().secrets().credentials == ""
+    assert around().secrets(BUCKET).credentials == ""
+
+
+def test_without_credentials_of_the_location_those_of_the_agents_file_count(around, tmp_path):
+    (tmp_path / "cloud").write_text(CREDENTIALS)
+    assert around(AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "cloud")).secrets(BUCKET).credentials == CREDENTIALS
+    assert around(AWS_SHARED_CREDENTIALS_FILE="/nowhere/cloud").secrets(BUCKET).credentials == ""
+
+
+def test_a_location_without_a_bucket_needs_no_credentials(around, tmp_path):
+    (tmp_path / "location" / "credentials").write_text("no credentials file")
+    assert around().secrets(UrlLocation(url="file:///backups")).credentials == ""
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b"x" * ((1 << 20) + 1)])
@@ -68,7 +81,7 @@ def test_a_password_that_is_missing_or_nonsense_is_named_without_its_content(aro
     file = tmp_path / "repository" / "repository-password"
     file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(ConfigurationError, match="repository's password") as caught:
-        around().secrets()
+        around().secrets(BUCKET)
     assert "xxxx" not in str(caught.value)
 
 

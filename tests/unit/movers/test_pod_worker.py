@@ -14,7 +14,14 @@ from agent.base.errors import (
     MoverProtocolError,
     MoverUnavailable,
 )
-from agent.kube.resource import DATA_UPLOADS, EVENTS, PODS
+from agent.kube.resource import (
+    DATA_DOWNLOADS,
+    DATA_UPLOADS,
+    EVENTS,
+    POD_VOLUME_BACKUPS,
+    POD_VOLUME_RESTORES,
+    PODS,
+)
 from agent.movers.pod_messages import CANCELED_ENDING, MAX_TERMINATION_MESSAGE, read_outcome
 from agent.movers.pod_protocol import (
     CANCEL_ANNOTATION,
@@ -24,6 +31,7 @@ from agent.movers.pod_protocol import (
     PROGRESS_REASON,
     STARTED_REASON,
 )
+from agent.server.rights import MOVER_RIGHTS
 from agent.testing.fake_movers import Script
 from tests.unit.movers.pod_kit import BACKUP, KEY, NAME, RESTORE, PodCluster
 
@@ -42,6 +50,17 @@ async def test_a_pod_waits_for_its_job_and_does_it():
     await cluster.annotate(JOB_ANNOTATION, msgspec.json.encode(BACKUP).decode())
     assert (await life).total_bytes == 1 << 20
     assert read_outcome(cluster.messages[-1], BACKUP.work).total_bytes == 1 << 20
+
+
+async def test_a_pod_asks_the_api_server_for_what_its_account_may_and_for_nothing_else():
+    cluster = await with_job(seconds=60)
+    before = len(cluster.api.requests)
+    await cluster.worker().run()
+    asked = set(cluster.api.requests[before:])
+    granted = {(verb, right.name) for right in MOVER_RIGHTS for verb in right.verbs}
+    assert asked <= granted
+    others = {DATA_DOWNLOADS.name, POD_VOLUME_BACKUPS.name, POD_VOLUME_RESTORES.name}
+    assert {(verb, name) for verb, name in granted if name not in others} == asked, "no right that is not used"
 
 
 async def test_a_pod_that_gets_no_job_ends_by_itself():
@@ -221,3 +240,10 @@ async def test_a_worker_that_the_kernel_killed_for_want_of_memory_is_told_from_a
     with pytest.raises(error, match="killed by SIGKILL"):
         await cluster.worker().run()
     assert error.code in cluster.messages[-1]
+
+
+async def test_a_worker_that_reached_its_own_limit_leaves_an_error_that_says_what_to_raise():
+    cluster = await with_job(error=MoverOutOfMemory("the worker needed more memory than it was allowed"))
+    with pytest.raises(MoverOutOfMemory, match=r"podResources\.memoryLimit"):
+        await cluster.worker().run()
+    assert MoverOutOfMemory.code in cluster.messages[-1]

@@ -11,7 +11,7 @@ from agent.repository.content_codec import IN_PLACE, ContentCodec
 from agent.repository.content_reader import ContentReader, ReadLimits
 from agent.repository.ids import ContentId
 from agent.repository.index_entry import IndexEntry
-from agent.repository.range_plan import plan_ranges
+from agent.repository.range_plan import RangeLimits, plan_ranges
 from agent.storage.base import BlobId, Buffer
 from tests.unit.repository.made_repository import CountingStorage, MadeRepository
 
@@ -20,24 +20,31 @@ ITEMS = [b"content %d " % number * 50 for number in range(30)]
 
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5000), st.integers(0, 300)), max_size=40),
-    st.integers(0, 200),
-    st.integers(1, 2000),
+    st.builds(RangeLimits, st.integers(0, 200), st.integers(1, 2000), st.integers(1, 5), st.integers(1, 5000)),
 )
 def test_a_plan_covers_every_entry_once_within_its_bounds(
-    rows: list[tuple[int, int, int]], max_gap: int, max_range: int
+    rows: list[tuple[int, int, int]], limits: RangeLimits
 ) -> None:
     entries = [
         IndexEntry(ContentId(bytes((0, number))), BlobId(f"p{pack}"), offset, length, length, 1)
         for number, (pack, offset, length) in enumerate(rows)
     ]
-    plan = plan_ranges(entries, max_gap=max_gap, max_range=max_range)
+    plan = plan_ranges(entries, limits)
     planned = [entry for piece in plan for entry in piece.entries]
     assert sorted(planned, key=lambda entry: entry.content) == entries
     for piece in plan:
         assert all(entry.pack == piece.pack for entry in piece.entries)
         assert min(entry.offset for entry in piece.entries) == piece.offset
         assert max(entry.offset + entry.packed_length for entry in piece.entries) == piece.offset + piece.length
-        assert len(piece.entries) == 1 or piece.length <= max_range
+        longest = max(limits.length, limits.length_of_few) if len(piece.entries) <= limits.few else limits.length
+        assert len(piece.entries) == 1 or piece.length <= longest
+
+
+def test_few_large_contents_come_together_and_many_small_ones_in_shorter_ranges() -> None:
+    large = [IndexEntry(ContentId(b"\0L%d" % n), BlobId("p1"), n << 22, 1 << 22, 1 << 22, 1) for n in range(5)]
+    small = [IndexEntry(ContentId(b"\0S%d" % n), BlobId("p2"), n << 20, 1 << 20, 1 << 20, 1) for n in range(20)]
+    assert [len(piece.entries) for piece in plan_ranges(large)] == [4, 1]
+    assert [len(piece.entries) for piece in plan_ranges(small)] == [8, 8, 4]
 
 
 async def opened(made: MadeRepository) -> MadeRepository:

@@ -1,6 +1,8 @@
 """All indexes as one: merged, refreshed, and steady while they change."""
 
 import asyncio
+import gc
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -131,3 +133,25 @@ async def test_a_canceled_refresh_leaves_no_task_behind() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
     await made.index_set.refresh()
     assert len(made.index_set.blob_ids) == 20
+
+
+async def test_what_stays_in_memory_does_not_grow_with_the_number_of_contents() -> None:
+    async def kept(count: int) -> int:
+        made = MadeRepository()
+        contents = made.pack("p1", [b"%d" % n for n in range(count)])
+        made.index(contents)
+        wanted = [entry.content for entry in contents[:200]]
+        del contents
+        tracemalloc.start()
+        try:
+            await made.index_set.refresh()
+            assert all(made.index_set.find(cid) for cid in wanted)
+            assert sum(1 for _ in made.index_set.iterate()) == count
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    await kept(200)
+    few, many = await kept(200), await kept(6_000)
+    assert abs(many - few) < 6_000 * 4

@@ -30,6 +30,7 @@ from agent.kube.resource import (
     PODS,
     SECRETS,
 )
+from agent.kube.reviews import Reviewer
 from agent.observe.log import Logging, LogOptions
 from agent.observe.metrics import Metrics
 from agent.server.app import WorkersFactory, run_agent
@@ -60,6 +61,7 @@ class AgentWorld(World):
         self.logging = Logging(LogOptions(), io.StringIO())
         self.metrics = Metrics(NODE, self.clock)
         self.stopping = Stopping()
+        self.reviewer: Reviewer | None = None
         given: dict[str, object] = {
             "node": NODE,
             "namespace": NAMESPACE,
@@ -82,6 +84,7 @@ class AgentWorld(World):
             flags=self.flags,
             logging=self.logging,
             metrics=self.metrics,
+            reviewer=self.reviewer,
         )
         if isinstance(self.clock, VirtualClock):
             asyncio.get_running_loop().set_default_executor(_Inline())

@@ -20,7 +20,9 @@ from agent.kube.resource import (
     DATA_UPLOADS,
     NODES,
     PODS,
+    SERVICE_ACCOUNTS,
 )
+from agent.server.flags import DEFAULT_MOVER_ACCOUNT
 from agent.testing.clock import VirtualClock
 from agent.testing.fake_kube import FakeKube
 
@@ -106,6 +108,8 @@ class World:
         new = ["acceptedTimestamp", "node"] if minor >= 17 else []
         self.add_definition("podvolumerestores", "v1", phases, [*STATUS, *new], spec)
         self.add_definition("podvolumebackups", "v1", phases, [*BACKUP_STATUS, *new[:1]], spec)
+        account: JsonObject = {"name": DEFAULT_MOVER_ACCOUNT, "namespace": NAMESPACE}
+        self.api.put_raw(SERVICE_ACCOUNTS, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
 
     def add_definition(self, plural: str, version: str, phases: list[str], status: list[str], spec: list[str]) -> None:
         schema: JsonObject = {

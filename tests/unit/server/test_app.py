@@ -12,13 +12,15 @@ import pytest
 
 from agent.base.clock import SystemClock
 from agent.base.errors import CanceledError, ConfigurationError, MoverUnavailable
+from agent.kube.codec import JsonObject
 from agent.kube.job import Phase
 from agent.kube.meta import Key
-from agent.kube.resource import BACKUP_STORAGE_LOCATIONS, CONFIG_MAPS, DATA_UPLOADS
+from agent.kube.resource import BACKUP_STORAGE_LOCATIONS, CONFIG_MAPS, DATA_UPLOADS, LEASES
 from agent.movers.spec import JobSpec, Secrets
 from agent.movers.supervisor import JobCallbacks, MoverOptions, Movers
 from agent.repository.create import CreateOptions
 from agent.repository.repository import Repository
+from agent.server.liveness import lease_name
 from agent.server.parts import LocalWorkers
 from agent.snapshots.store import list_snapshots
 from agent.storage.open import open_storage
@@ -88,6 +90,22 @@ async def test_a_backup_of_a_pod_volume_goes_from_new_to_completed(tmp_path: Pat
     assert workers.closed
     assert {"SelfTestPassed", "Accepted", "InProgress", "Completed"} <= set(await world.told())
     assert b'podVolume_pod_volume_backup_dequeue_count{node="node-a"} 1.0' in world.metrics.render()
+
+
+async def test_a_second_agent_of_a_node_begins_no_job_until_the_first_is_silent_or_gives_back(tmp_path: Path) -> None:
+    world = AgentWorld(tmp_path)
+    await world.add_node(NODE)
+    lease: JsonObject = {"name": lease_name(NODE), "namespace": NAMESPACE}
+    spec: JsonObject = {"holderIdentity": f"{NODE}/another"}
+    world.api.put_raw(LEASES, {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": lease, "spec": spec})
+    async with world.agent(Workers(world)):
+        await world.add_backup()
+        await world.clock.sleep(50)
+        assert world.phase().is_new
+        assert b"lighterage_ready 0.0" in world.metrics.render()
+        await world.until(lambda: world.phase() is Phase.COMPLETED, within=60)
+        assert b"lighterage_ready 1.0" in world.metrics.render()
+    assert (await world.api.get(LEASES, Key(NAMESPACE, lease_name(NODE)))).spec.holder_identity == "", "given back"
 
 
 async def test_a_real_worker_writes_a_snapshot_that_is_in_the_repository(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ async def test_a_lease_says_whose_it_is_and_goes_with_its_node() -> None:
     async with _cluster() as (world, _):
         await world.clock.sleep(30)
         lease = await world.api.get(LEASES, Key(NAMESPACE, lease_name("node-a")))
-        assert lease.spec.holder_identity == "node-a"
+        assert lease.spec.holder_identity == "node-a/"
         assert lease.spec.renew_time == "2026-01-01T00:00:" + (lease.spec.renew_time or "")[17:]
         assert [owner.kind for owner in lease.metadata.owner_references] == ["Node"]
 

@@ -8,8 +8,9 @@ import pytest
 
 from agent.base.errors import KubeNotFound
 from agent.kube.meta import Key
-from agent.kube.resource import CUSTOM_RESOURCE_DEFINITIONS, VOLUME_SNAPSHOT_CONTENTS
+from agent.kube.resource import CUSTOM_RESOURCE_DEFINITIONS, SERVICE_ACCOUNTS, VOLUME_SNAPSHOT_CONTENTS
 from agent.server.definitions import InstalledDefinitions
+from agent.server.flags import DEFAULT_MOVER_ACCOUNT
 from agent.server.mounts import MountTable
 from agent.server.self_test import Place, SelfTest, Verdict, run_self_test
 from tests.unit.server.server_kit import NAMESPACE, World
@@ -30,9 +31,10 @@ class Node(World):
             f"1 0 0:1 / / rw - overlay o rw\n2 1 8:1 /pods {self.host_pods.resolve()} rw {options}- ext4 /dev/sda rw\n"
         )
         self.install()
+        self.account = DEFAULT_MOVER_ACCOUNT
 
     async def test(self) -> SelfTest:
-        place = Place(node=NODE, namespace=NAMESPACE, host_pods=str(self.host_pods))
+        place = Place(node=NODE, namespace=NAMESPACE, host_pods=str(self.host_pods), mover_account=self.account)
         return await run_self_test(self.api, InstalledDefinitions(), place, MountTable(self.table))
 
 
@@ -126,3 +128,22 @@ async def test_what_cannot_be_read_is_said_and_assumed(node: Node) -> None:
     test = await node.test()
     assert not test.is_fatal
     assert any("taken as in Velero" in one.text for one in test.problems)
+
+
+@pytest.mark.parametrize(
+    ("account", "said"), [("", "none is configured"), ("gone", "the service account gone is not found in velero")]
+)
+async def test_mover_pods_without_an_account_of_their_own_are_named(node: Node, account: str, said: str) -> None:
+    node.account = account
+    test = await node.test()
+    (problem,) = test.problems
+    assert (problem.check, problem.verdict) == ("account of mover pods", Verdict.LESS)
+    assert problem.text.startswith(f"{said}: mover pods use the agent's own, which may read secrets")
+    assert test.snapshots
+
+
+async def test_without_the_right_to_see_accounts_mover_pods_use_the_agents(node: Node) -> None:
+    node.api.denied.add(("get", SERVICE_ACCOUNTS.name))
+    test = await node.test()
+    assert {one.check for one in test.problems} == {"account of mover pods", "right to serviceaccounts in velero"}
+    assert not test.is_fatal

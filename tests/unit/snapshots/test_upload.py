@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from agent.base.errors import SourceUnreadable
-from agent.repository.ids import ObjectId, content_text
+from agent.repository.compression import ZSTD_FASTEST
+from agent.repository.ids import ObjectId, content_text, parse_object_id
 from agent.repository.repository import OpenOptions, Repository
 from agent.snapshots.recheck import revive_deleted
 from agent.snapshots.upload_file import FileUploads
@@ -200,6 +201,28 @@ async def test_what_rules_leave_out_is_counted(storage, tree):
     assert not {"/sub/deep", "/x.raw"} & paths
     everything, _ = await back_up(storage, tree, ignore_rules=False)
     assert "/sub/deep/er/d" in await contents_of(storage, everything.snapshot.root)
+
+
+async def test_what_limits_leave_out_is_told_but_not_in_the_statistics_that_kopia_reads(storage, tree):
+    await put_policy(storage, {"files": {"maxFileSize": 1000, "ignore": ["a"]}})
+    result, progress = await back_up(storage, tree)
+    stats = result.snapshot.stats
+    left_out = [path for path in tree.rglob("*") if path.is_file() and path.lstat().st_size > 1000]
+    assert left_out
+    assert progress.excluded_files == len(left_out) + 1
+    assert (stats.excluded_file_count, stats.excluded_total_size) == (1, 0)
+
+
+async def test_for_velero_only_the_list_of_a_directory_of_several_chunks_is_compressed(storage, tmp_path):
+    fill(tmp_path / "data", {f"{n:05d}-{'n' * 60}": b"%d" % n for n in range(3000)})
+    result, _ = await back_up(storage, tmp_path / "data", velero=True)
+    async with opened(storage) as (repo, _):
+        assert result.snapshot.root.obj.startswith("Ik")
+        chunks = {e.content for e in await repo.objects.extents(result.snapshot.root.obj)}
+        assert len(chunks) > 2
+        assert {repo.contents.find(chunk).compression for chunk in chunks} == {0}
+        lists = parse_object_id(result.snapshot.root.obj[1:]).content
+        assert repo.contents.find(lists).compression == ZSTD_FASTEST
 
 
 async def test_special_files_are_left_out_and_counted(storage, tree):

@@ -39,6 +39,22 @@ async def test_a_location_without_shards_file_is_read_and_extended_in_its_own_la
     await storage.close()
 
 
+async def test_a_lost_shards_file_is_told_once_with_the_line_that_brings_it_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    await storage.put(PACK, [b"x"])
+    assert not caplog.records
+    shards = (tmp_path / ".shards").read_text()
+    (tmp_path / ".shards").unlink()
+    storage = await open_storage(f"file://{tmp_path}")
+    assert await storage.get(PACK) == await storage.get(PACK) == b"x"
+    (message,) = caplog.messages
+    assert str(tmp_path) in message
+    assert message.endswith(shards.strip())
+    await storage.close()
+
+
 async def test_golden_repository_lists_as_its_files_say(golden_repository: Callable[[str], Path]) -> None:
     root = next(golden_repository("small-v3").parent.rglob(".shards")).parent
     storage = await FilesystemStorage.open(str(root))
@@ -79,6 +95,17 @@ async def test_a_pack_whose_bytes_are_paced_is_written_whole(tmp_path: Path) -> 
     await stack.put(PACK, [memoryview(memory)])
     assert await stack.get(PACK) == memory[:]
     await stack.close()
+
+
+@pytest.mark.parametrize("length", [4 << 20, (4 << 20) + 1, (9 << 20) + 4095])
+async def test_a_large_range_comes_whole_in_memory_that_may_be_written_over(tmp_path: Path, length: int) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    pack = os.urandom(length + 2)
+    await storage.put(PACK, [pack])
+    data = await storage.get(PACK, 1, length)
+    assert data == pack[1:-1]
+    assert not memoryview(data).readonly  # contents are decrypted where they lie
+    await storage.close()
 
 
 async def test_temporary_files_and_strangers_are_not_listed(tmp_path: Path) -> None:

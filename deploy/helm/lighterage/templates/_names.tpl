@@ -19,12 +19,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* The subject of a binding. */}}
+{{/* The subject of a binding: (list $ ACCOUNT). */}}
 {{- define "lighterage.subjects" -}}
 subjects:
   - kind: ServiceAccount
-    name: {{ .Values.serviceAccount.name }}
-    namespace: {{ .Release.Namespace }}
+    name: {{ index . 1 }}
+    namespace: {{ (index . 0).Release.Namespace }}
 {{- end }}
 
 {{- define "lighterage.image" -}}

@@ -1,0 +1,22 @@
+"""Where the bytes of an answer go: memory that was used before when there is much of it.
+
+Fresh memory costs a page fault for every 4 KiB, more than reading a file or a socket into it.
+"""
+
+from __future__ import annotations
+
+from agent import _native
+
+_LARGE = 1 << 20
+_KEPT = 16 << 20
+
+
+class AnswerMemory:
+    """Memory for the answers of one store; at most 16 MiB that nobody uses are kept. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._blocks = _native.BlockPool(_KEPT)
+
+    def take(self, length: int) -> memoryview:
+        """Writable room for `length` bytes with whatever is in it; it comes back when the last view of it is gone."""
+        return self._blocks.take(length) if length >= _LARGE else memoryview(bytearray(length))

@@ -1,0 +1,89 @@
+"""What a killed backup costs the next one: nothing is read again that a checkpoint shows, nothing stored again that an
+index shows.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from agent.repository.ids import NO_PREFIX
+from agent.repository.repository import Repository
+from agent.snapshots import upload_tree as walk
+from agent.snapshots.model import DIRECTORY, Entry, Snapshot
+from agent.snapshots.tree import list_directory
+from agent.testing.faulty_storage import FaultyStorage, KillAt
+from agent.testing.trees import Folder, noise, plant, scan
+from tests.crash.kit import Backup, Store, check_survival, copied, create, dying, opened, snapshots
+
+KILLS = 2
+FILES = 40
+FILE_BYTES = 200_000
+TOTAL = FILES * FILE_BYTES
+SEALING = 200_000
+"""Bytes by which packs may be larger than what is in them."""
+TAGS = {"snapshot-requester": "snapshot-data-upload-download", "snapshot-uploader": "kopia"}
+WAYS = {
+    "our way": {},
+    "Velero's way": {"velero": True, "tags": {**TAGS, "velero.io/async-operation-id": "du-1"}, "parent_tags": TAGS},
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    below = {b"d%d" % d: Folder({b"f%d" % f: noise(FILE_BYTES, 10 * d + f) for f in range(10)}) for d in range(4)}
+    plant(folder, Folder(below))
+    return folder
+
+
+async def shown(repo: Repository, found: Snapshot | None) -> int:
+    """Bytes of whole files in an incomplete snapshot."""
+    size, waiting = 0, [found.root] if found is not None and found.root is not None else []
+    while waiting:
+        folder: Entry = waiting.pop()
+        async for batch in list_directory(repo.objects, folder.obj, folder.name):
+            waiting += [entry for entry in batch if entry.type == DIRECTORY]
+            size += sum(entry.size for entry in batch if entry.type == "f" and ".checkpointed." not in entry.name)
+    return size
+
+
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS.keys())
+async def test_a_killed_backup_is_gone_on_with_from_what_it_left(
+    tmp_path: Path, data: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    monkeypatch.setattr(walk, "AHEAD_ENTRIES", 10)
+    often = {**options, "checkpoint_interval": 0}
+    empty = Store()
+    await create(empty)
+    whole = FaultyStorage(copied(empty))
+    await Backup(whole, data, often).run()
+    resumed = 0
+    for _ in range(10):
+        left = copied(empty)
+        dead = Backup(FaultyStorage(left, kill_at=KillAt(rng.randrange(8, whole.operations * 3 // 4))), data, often)
+        with dying():
+            await dead.run()
+        async with opened(left) as repo:
+            found = await snapshots(repo)
+            if not all(snapshot.incomplete for snapshot in found):
+                continue  # it was done before that operation: checkpoints come as they come
+            covered = await shown(repo, found[-1] if found else None)
+            stored = sum(entry.original_length for entry in repo.index.iterate() if entry.content[0] == NO_PREFIX)
+        packs = {blob_id for blob_id in left.blobs if blob_id.startswith("p")}
+        again = Backup(left, data, options)
+        result = await again.run()
+        resumed += covered > 0
+        assert again.progress.bytes_read == TOTAL - covered
+        assert again.progress.bytes_cached == covered
+        assert result.parents == tuple(snapshot.id for snapshot in found)
+        async with opened(left) as repo:
+            assert [snapshot.id for snapshot in await snapshots(repo)] == [result.snapshot.id]
+        new = sum(len(blob) for blob_id, blob in left.blobs.items() if blob_id[0] == "p" and blob_id not in packs)
+        assert new <= (TOTAL - stored) + SEALING
+        await check_survival(left, {result.snapshot.id: scan(data)}, tmp_path)
+        if resumed == KILLS:
+            break
+    assert resumed
