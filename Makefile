@@ -71,8 +71,8 @@ cluster-down:  ## end it, and forget what it kept
 cluster-demo: cluster  ## the whole story on a real cluster: back up, lose, restore a shop
 	hack/cluster run $(BIN)/python -m hack.node.demo
 
-cluster-bench: cluster  ## our agent beside Velero's own on the same cluster
-	hack/cluster run $(BIN)/python -m hack.node.compare
+cluster-bench: cluster  ## our agent beside Velero's own on the same cluster (ROW="small many", ROUNDS=n)
+	ROW="$(ROW)" ROUNDS=$(ROUNDS) hack/cluster run $(BIN)/python -m hack.node.compare
 
 cluster-test: venv  ## end to end on the real cluster: what continuous integration runs
 	hack/e2e

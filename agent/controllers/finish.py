@@ -39,6 +39,8 @@ _CLEAN_UP_FAILED_SECONDS = 5.0
 _FINISH_SECONDS = 600.0
 _KEEP_FINALIZER_SECONDS = 600.0
 _SOON = 2.0
+_SOONEST = 0.25
+"""Until the next look at what is going: most of it takes a second or two, for which no object should wait longer."""
 _PROGRESS_SECONDS = 10.0
 _MAX_KEPT = 4_096
 """Bytes of a result in an annotation."""
@@ -159,7 +161,7 @@ class Finisher(Generic[JobT]):
             reason = f"the volume was not handed over within {_FINISH_SECONDS:.0f} s: {state.reason}"
             state = Broken(RebindFailed(reason))
         if isinstance(state, Waiting):
-            return _SOON
+            return self._soon(memory.finishing)
         if isinstance(state, Broken):
             return await self.fail(job, memory, state.error)
         return await self._end(job, memory, self._verdict(job, Phase.COMPLETED, _remark(result), _told(result)))
@@ -180,7 +182,7 @@ class Finisher(Generic[JobT]):
         decided = memory.verdict
         patience = _CLEAN_UP_FAILED_SECONDS if decided.phase is Phase.FAILED else _CLEAN_UP_SECONDS
         if not await self._is_clean(job, memory, patience):
-            return _SOON
+            return self._soon(memory.cleaning)
         clean = memory.cleaning is None
 
         def final(seen: JobT) -> JobT:
@@ -198,6 +200,11 @@ class Finisher(Generic[JobT]):
         context.movings.end(job_id, "the object is final")
         context.slots.release(job_id)
         return None
+
+    def _soon(self, since: float | None) -> float:
+        """When to look again at what has been going on since then: ever later."""
+        waited = 0.0 if since is None else self._context.clock.monotonic() - since
+        return min(_SOON, max(_SOONEST, waited / 2))
 
     async def _is_clean(self, job: JobT, memory: Remembered[JobT], patience: float) -> bool:
         """Whether nothing is left of it, or too long was waited for that, which `memory.cleaning` then still says."""

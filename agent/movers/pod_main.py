@@ -129,8 +129,8 @@ async def run_pod(
     container = WorkerGroup(around.control_group)
     options = options or MoverOptions(concurrency=1, memory_bytes=worker_share(container.limit()))
 
-    def secrets() -> Secrets:
-        read = around.secrets()
+    def secrets(location: UrlLocation | S3Location) -> Secrets:
+        read = around.secrets(location)
         hide(secret_words(read))
         return read
 

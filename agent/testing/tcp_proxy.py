@@ -30,10 +30,18 @@ class TcpFaults:
 
 
 class TcpProxy:
-    """Async context manager: listens on a free port of loopback and passes everything on to `target_port`."""
+    """Async context manager: listens on a free port of `host` and passes everything on to `target_port` of loopback."""
 
-    def __init__(self, target_port: int, faults: TcpFaults | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        faults: TcpFaults | None = None,
+        *,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._target_port = target_port
+        self._host = host
         self._tls = tls
         self.faults = faults or TcpFaults()
         self.connections = 0
@@ -48,11 +56,11 @@ class TcpProxy:
 
     @property
     def endpoint(self) -> str:
-        """`http://127.0.0.1:PORT`, or `https`, when it was given `tls` for its clients."""
-        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
+        """`http://HOST:PORT`, or `https`, when it was given `tls` for its clients."""
+        return f"http{'s' if self._tls else ''}://{self._host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._accept, self._host, 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from hack.node.audit import POLICY
 from hack.node.daemons import Daemon
 from hack.node.layout import KUBELET_FOLDER, NODE_IP, SERVICE_RANGE, Layout
 from hack.node.tools import system, tool
@@ -28,6 +31,8 @@ def etcd(layout: Layout) -> Daemon:
 def api_server(layout: Layout) -> Daemon:
     """Listens on every address, so that the Service's is local and pods need no kube-proxy."""
     keys = layout.keys
+    policy = layout.run / "audit.json"
+    policy.write_text(json.dumps(POLICY))
     return Daemon(
         "apiserver",
         [
@@ -50,6 +55,8 @@ def api_server(layout: Layout) -> Daemon:
             f"--kubelet-certificate-authority={keys / 'ca.crt'}",
             "--kubelet-preferred-address-types=InternalIP",
             "--profiling=false",
+            f"--audit-policy-file={policy}",
+            f"--audit-log-path={layout.logs / 'audit.log'}",
         ],
     )
 

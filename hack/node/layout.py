@@ -22,6 +22,8 @@ S3_PORT: Final = 8333
 S3_BUCKET: Final = "velero"
 S3_ACCESS_KEY: Final = "velerokey"
 S3_SECRET_KEY: Final = "velerosecret0123"
+S3_READER: Final = ("readerkey", "readersecret0123")
+"""Keys of an identity that may only read: for tests of a bucket that refuses to be written."""
 
 KUBELET_FOLDER: Final = Path("/var/lib/kubelet")
 """Only a mount point on the machine: the cluster mounts its own folder over it."""

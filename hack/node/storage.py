@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 from hack.node.daemons import Daemon
-from hack.node.layout import KUBELET_FOLDER, NODE, NODE_IP, S3_ACCESS_KEY, S3_PORT, S3_SECRET_KEY, Layout
+from hack.node.layout import KUBELET_FOLDER, NODE, NODE_IP, S3_ACCESS_KEY, S3_PORT, S3_READER, S3_SECRET_KEY, Layout
 from hack.node.tools import seaweedfs, tool
 
 CSI_SOCKET = KUBELET_FOLDER / "plugins" / "dir.csi.lighterage.test" / "csi.sock"
 
 
 def object_store(layout: Layout) -> Daemon:
-    """SeaweedFS with one identity; every port is its default one, since nothing else lives in this network."""
+    """SeaweedFS; every port is its default one, since nothing else lives in this network."""
     config = layout.run / "s3.json"
     config.write_text(s3_configuration())
     layout.bucket.mkdir(exist_ok=True)
@@ -33,15 +33,24 @@ def object_store(layout: Layout) -> Daemon:
             "-volume.minFreeSpace=1",
             "-master.volumeSizeLimitMB=512",
             "-master.electionTimeout=1s",
+            # Network namespaces do not part sockets in /tmp: another cluster's server would answer.
+            f"-filer.localSocket={layout.run / 'filer.sock'}",
+            f"-s3.localSocket={layout.run / 's3.sock'}",
         ],
     )
 
 
 def s3_configuration() -> str:
     """Who may do what, as SeaweedFS reads it."""
-    credentials = [{"accessKey": S3_ACCESS_KEY, "secretKey": S3_SECRET_KEY}]
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    return json.dumps({"identities": [{"name": "velero", "credentials": credentials, "actions": actions}]})
+    rights = {
+        "velero": ((S3_ACCESS_KEY, S3_SECRET_KEY), ["Admin", "Read", "Write", "List", "Tagging"]),
+        "reader": (S3_READER, ["Read", "List"]),
+    }
+    identities = [
+        {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+        for name, ((key, secret), actions) in rights.items()
+    ]
+    return json.dumps({"identities": identities})
 
 
 def csi_driver(layout: Layout) -> Daemon:
@@ -59,7 +68,13 @@ def csi_side_cars(layout: Layout) -> list[Daemon]:
     return [
         side_car("snapshot-controller"),
         side_car("csi-snapshotter", f"--csi-address={CSI_SOCKET}"),
-        side_car("csi-provisioner", f"--csi-address={CSI_SOCKET}", "--extra-create-metadata"),
+        side_car(
+            "csi-provisioner",
+            f"--csi-address={CSI_SOCKET}",
+            "--extra-create-metadata",
+            # By itself it frees snapshots of claims that it could not provision every five minutes.
+            "--snapshot-orphan-sweep-interval=5s",
+        ),
     ]
 
 

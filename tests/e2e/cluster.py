@@ -28,6 +28,8 @@ _API = {
     "Job": "batch/v1",
     "DaemonSet": "apps/v1",
     "Deployment": "apps/v1",
+    "StorageClass": "storage.k8s.io/v1",
+    "VolumeSnapshotClass": "snapshot.storage.k8s.io/v1",
     "VolumeSnapshot": "snapshot.storage.k8s.io/v1",
     "VolumeSnapshotContent": "snapshot.storage.k8s.io/v1",
     "Backup": "velero.io/v1",
@@ -54,19 +56,20 @@ class Cluster:
         self.kubeconfig = kubeconfig
         self._client = DynamicClient(config.new_client_from_config(kubeconfig))
 
-    def _resource(self, kind: str) -> Any:
+    def resource(self, kind: str) -> Any:
+        """The client of a kind, for what the methods here do not do."""
         return self._client.resources.get(api_version=_API[kind], kind=kind)
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """The object, or None when there is none."""
         try:
-            found: Object = self._resource(kind).get(name=name, namespace=namespace).to_dict()
+            found: Object = self.resource(kind).get(name=name, namespace=namespace).to_dict()
         except NotFoundError:
             return None
         return found
 
     def list(self, kind: str, namespace: str | None = None, labels: str = "") -> list[Object]:
-        answer = self._resource(kind).get(namespace=namespace, label_selector=labels).to_dict()
+        answer = self.resource(kind).get(namespace=namespace, label_selector=labels).to_dict()
         return list(answer["items"])
 
     def create(self, *manifests: Object) -> None:
@@ -74,7 +77,7 @@ class Cluster:
         for manifest in manifests:
             metadata = manifest["metadata"]
             try:
-                self._resource(manifest["kind"]).create(body=manifest, namespace=metadata.get("namespace"))
+                self.resource(manifest["kind"]).create(body=manifest, namespace=metadata.get("namespace"))
             except ConflictError:
                 continue
 
@@ -82,7 +85,7 @@ class Cluster:
         """A JSON merge patch."""
         content = "application/merge-patch+json"
         patched: Object = (
-            self._resource(kind).patch(name=name, namespace=namespace, body=change, content_type=content).to_dict()
+            self.resource(kind).patch(name=name, namespace=namespace, body=change, content_type=content).to_dict()
         )
         return patched
 
@@ -90,7 +93,7 @@ class Cluster:
         """Ask for it; what is gone is no error."""
         options = {} if grace is None else {"grace_period_seconds": grace}
         try:
-            self._resource(kind).delete(name=name, namespace=namespace, **options)
+            self.resource(kind).delete(name=name, namespace=namespace, **options)
         except NotFoundError:
             return
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.e2e.agent_switch import STOCK, AgentSwitch
 from tests.e2e.cluster import Cluster
+from tests.e2e.direct import jobs_of
+from tests.e2e.node_faults import NodeFaults, node_faults
 from tests.e2e.object_store import ObjectStore
 from tests.e2e.velero import Velero
 from tests.e2e.workload import Content, Volume, Workload, differences
@@ -68,9 +70,9 @@ class Applications:
         """Unique to the test run: for namespaces, backups, restores."""
         self.namespaces = [name]
 
-    def deploy(self, *volumes: Volume, **options: dict[str, str]) -> Workload:
+    def deploy(self, *volumes: Volume, seconds: float = 90, **options: dict[str, str]) -> Workload:
         workload = Workload(self._cluster, self.name, volumes, **options)
-        workload.deploy()
+        workload.deploy(seconds)
         return workload
 
     def elsewhere(self, workload: Workload) -> Workload:
@@ -81,7 +83,7 @@ class Applications:
 
     def delete(self) -> None:
         """The disaster."""
-        self._cluster.delete_namespaces(self.namespaces)
+        self._cluster.delete_namespaces(self.namespaces, seconds=300)
 
 
 @pytest.fixture
@@ -95,3 +97,26 @@ def applications(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[A
     for volume in cluster.list("PersistentVolume"):
         if volume["metadata"]["name"].startswith(made.name):
             cluster.delete("PersistentVolume", volume["metadata"]["name"])
+
+
+@pytest.fixture
+def app(applications: Applications) -> Workload:
+    app = applications.deploy(Volume("files"))
+    app.make("files", "small")
+    return app
+
+
+@pytest.fixture
+def clean(app: Workload, velero: Velero) -> Iterator[None]:
+    """Whatever became of a job, none of its temporary objects may stay."""
+    yield
+
+    def left() -> list[str]:
+        return velero.leftovers([app.namespace], [job.name for job in jobs_of(app)])
+
+    app.cluster.wait("nothing is left behind", 60, lambda: not left(), show=left)
+
+
+@pytest.fixture
+def faults() -> NodeFaults:
+    return node_faults()

@@ -49,28 +49,50 @@ class Job:
         self.cluster.delete(self.kind, self.name, VELERO_NAMESPACE)
 
 
-def snapshot(app: Workload, claim: str) -> None:
-    """A VolumeSnapshot of a claim, under the claim's name, ready to use."""
+def jobs_of(app: Workload) -> list[Job]:
+    """What moves data for an application, whoever made it."""
+    return [
+        Job(app.cluster, kind, found["metadata"]["name"])
+        for kind in ("DataUpload", "DataDownload")
+        for found in app.cluster.list(kind, VELERO_NAMESPACE)
+        if found["metadata"]["name"].startswith(app.namespace)
+    ]
+
+
+def snapshot(app: Workload, claim: str, *, snapshot_class: str = SNAPSHOT_CLASS) -> None:
+    """A VolumeSnapshot of a claim, under the claim's name."""
     app.cluster.create(
         {
             "apiVersion": "snapshot.storage.k8s.io/v1",
             "kind": "VolumeSnapshot",
             "metadata": {"name": claim, "namespace": app.namespace},
-            "spec": {"volumeSnapshotClassName": SNAPSHOT_CLASS, "source": {"persistentVolumeClaimName": claim}},
+            "spec": {"volumeSnapshotClassName": snapshot_class, "source": {"persistentVolumeClaimName": claim}},
         }
     )
+
+
+def data_upload(
+    app: Workload,
+    claim: str,
+    *,
+    location: str = "default",
+    snapshot_class: str = "",
+    storage_class: str = STORAGE_CLASS,
+    turn: str = "",
+) -> Job:
+    """Take a snapshot of a claim and have it uploaded; one of a class that is named is not waited for.
+
+    `turn` tells uploads of the same claim from each other.
+    """
+    snapshot(app, claim, snapshot_class=snapshot_class or SNAPSHOT_CLASS)
 
     def ready() -> bool:
         found = app.cluster.get("VolumeSnapshot", claim, app.namespace) or {}
         return bool((found.get("status") or {}).get("readyToUse"))
 
-    app.cluster.wait(f"snapshot of {claim}", 60, ready)
-
-
-def data_upload(app: Workload, claim: str, *, location: str = "default", storage_class: str = STORAGE_CLASS) -> Job:
-    """Take a snapshot of a claim and have it uploaded."""
-    snapshot(app, claim)
-    name = f"{app.namespace}-{claim}"
+    if not snapshot_class:
+        app.cluster.wait(f"snapshot of {claim}", 60, ready)
+    name = f"{app.namespace}-{claim}{turn and '-'}{turn}"
     labels = {"velero.io/backup-name": name, "velero.io/async-operation-id": name}
     app.cluster.create(
         {
@@ -82,7 +104,7 @@ def data_upload(app: Workload, claim: str, *, location: str = "default", storage
                 "csiSnapshot": {
                     "volumeSnapshot": claim,
                     "storageClass": storage_class,
-                    "snapshotClass": SNAPSHOT_CLASS,
+                    "snapshotClass": snapshot_class or SNAPSHOT_CLASS,
                 },
                 "sourcePVC": claim,
                 "sourceNamespace": app.namespace,
@@ -94,8 +116,25 @@ def data_upload(app: Workload, claim: str, *, location: str = "default", storage
     return Job(app.cluster, "DataUpload", name)
 
 
-def data_download(app: Workload, claim: str, *, snapshot_id: str, source_namespace: str) -> Job:
-    """Have a snapshot written to the volume of a claim that waits for it."""
+def waiting_claim(app: Workload, claim: str, *, storage_class: str = STORAGE_CLASS, size: str = "1Gi") -> None:
+    """A claim as Velero's restore leaves it: nothing is provisioned for it, a DataDownload has to bring its volume."""
+    app.cluster.create(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": claim, "namespace": app.namespace},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": storage_class,
+                "resources": {"requests": {"storage": size}},
+                "selector": {"matchLabels": {"velero.io/dynamic-pv-restore": f"{app.namespace}.{claim}.abcde"}},
+            },
+        }
+    )
+
+
+def data_download(app: Workload, claim: str, *, snapshot_id: str, location: str = "default") -> Job:
+    """Have a snapshot of the application's namespace written to the volume of a claim that waits for it."""
     name = f"{app.namespace}-{claim}"
     app.cluster.create(
         {
@@ -104,9 +143,9 @@ def data_download(app: Workload, claim: str, *, snapshot_id: str, source_namespa
             "metadata": {"name": name, "namespace": VELERO_NAMESPACE},
             "spec": {
                 "targetVolume": {"pvc": claim, "pv": "", "namespace": app.namespace},
-                "backupStorageLocation": "default",
+                "backupStorageLocation": location,
                 "snapshotID": snapshot_id,
-                "sourceNamespace": source_namespace,
+                "sourceNamespace": app.namespace,
                 "operationTimeout": "1m0s",
             },
         }

@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, phase
 from tests.e2e.conftest import Applications, Comparison
-from tests.e2e.direct import Job, data_download, data_upload
+from tests.e2e.direct import data_download, data_upload, jobs_of, waiting_claim
 from tests.e2e.node_faults import NodeFaults, node_faults
-from tests.e2e.velero import MOVE, Movement, Velero
-from tests.e2e.workload import Volume, Workload
+from tests.e2e.velero import MOVE, Velero
+from tests.e2e.workload import Workload
 
 
 @pytest.fixture
 def faults() -> NodeFaults:
     return node_faults()
-
-
-@pytest.fixture
-def app(applications: Applications) -> Workload:
-    app = applications.deploy(Volume("files"))
-    app.make("files", "small")
-    return app
-
-
-@pytest.fixture
-def clean(app: Workload, velero: Velero) -> Iterator[None]:
-    """Whatever became of a job, none of its temporary objects may stay."""
-    yield
-    movements = [_named(found.name) for found in _jobs(app)]
-
-    def nothing_left() -> bool:
-        return not velero.leftovers([app.namespace], movements)
-
-    app.cluster.wait(
-        "nothing is left behind", 60, nothing_left, show=lambda: velero.leftovers([app.namespace], movements)
-    )
-
-
-def _jobs(app: Workload) -> list[Job]:
-    return [
-        Job(app.cluster, kind, found["metadata"]["name"])
-        for kind in ("DataUpload", "DataDownload")
-        for found in app.cluster.list(kind, VELERO_NAMESPACE)
-        if found["metadata"]["name"].startswith(app.namespace)
-    ]
-
-
-def _named(name: str) -> Movement:
-    return Movement("", name, "", "", 0, 0, "", 0, 0)
 
 
 @pytest.mark.check(17)
@@ -87,47 +51,12 @@ def test_deleted_while_in_progress_goes_away(app: Workload) -> None:
 
 @pytest.mark.check(30)
 @pytest.mark.parametrize("snapshot_id", ["", "0123456789abcdef0123456789abcdef"], ids=["empty", "unknown"])
-def test_download_of_a_snapshot_that_is_not_there_fails_fast(app: Workload, cluster: Cluster, snapshot_id: str) -> None:
+def test_download_of_a_snapshot_that_is_not_there_fails_fast(app: Workload, snapshot_id: str) -> None:
     data_upload(app, "files").wait_for("Completed")
-    waiting = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "target", "namespace": app.namespace},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": "1Gi"}},
-            "selector": {"matchLabels": {"velero.io/dynamic-pv-restore": f"{app.namespace}.target.abcde"}},
-        },
-    }
-    cluster.create(waiting)
-    job = data_download(app, "target", snapshot_id=snapshot_id, source_namespace=app.namespace)
+    waiting_claim(app, "target")
+    job = data_download(app, "target", snapshot_id=snapshot_id)
     ended = job.wait_for("Failed", seconds=60)
     assert "snapshot" in ended["status"]["message"]
-
-
-@pytest.mark.usefixtures("clean")
-def test_wrong_credentials_fail_within_a_minute_and_say_which(app: Workload, cluster: Cluster) -> None:
-    name = f"{app.namespace}-wrong"
-    _make_location(cluster, name, "[default]\naws_access_key_id=velerokey\naws_secret_access_key=wrong\n")
-    job = data_upload(app, "files", location=name)
-    ended = job.wait_for("Failed", seconds=60)
-    assert name in ended["status"]["message"] or "credential" in ended["status"]["message"].lower()
-    cluster.delete("BackupStorageLocation", name, VELERO_NAMESPACE)
-    cluster.delete("Secret", name, VELERO_NAMESPACE)
-
-
-def _make_location(cluster: Cluster, name: str, credentials: str) -> None:
-    """A location of the same bucket with other credentials."""
-    default = cluster.get("BackupStorageLocation", "default", VELERO_NAMESPACE)
-    assert default is not None
-    metadata = {"name": name, "namespace": VELERO_NAMESPACE}
-    data = {"cloud": base64.b64encode(credentials.encode()).decode()}
-    spec = default["spec"] | {"credential": {"name": name, "key": "cloud"}, "default": False}
-    spec["objectStorage"] = spec["objectStorage"] | {"prefix": name}
-    cluster.create(
-        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data},
-        {"apiVersion": "velero.io/v1", "kind": "BackupStorageLocation", "metadata": metadata, "spec": spec},
-    )
 
 
 @pytest.mark.check(16)
@@ -239,6 +168,6 @@ def test_server_restarted_while_data_moves(app: Workload, cluster: Cluster, vele
 
 def _wait_for_phase(app: Workload, *phases: str) -> None:
     def reached() -> bool:
-        return any(phase(job.read()) in phases for job in _jobs(app))
+        return any(phase(job.read()) in phases for job in jobs_of(app))
 
     app.cluster.wait(f"a DataUpload is {' or '.join(phases)}", 60, reached)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,7 +85,8 @@ class Velero:
         found = self._cluster.wait(f"{kind} {name} ends", seconds, ended, show=how_it_stands)
         if phase(found) != expect:
             said = self.command(kind.lower(), "describe", name, "--details")
-            logs = self.command(kind.lower(), "logs", name)
+            # What was refused at once has no log, and says why in its status.
+            logs = "" if phase(found) == "FailedValidation" else self.command(kind.lower(), "logs", name)
             wrong = [line for line in logs.splitlines() if "level=error" in line or "level=warning" in line]
             lines = "\n".join(wrong[-20:])
             raise AssertionError(f"{kind} {name} is {phase(found)}, not {expect}\n{said}\n{lines}\n{how_it_stands()}")
@@ -107,9 +108,9 @@ class Velero:
 
         self._cluster.wait(f"backup {name} is deleted", seconds, gone)
 
-    def leftovers(self, namespaces: Sequence[str], movements: Sequence[Movement]) -> list[str]:
-        """What a backup or restore left behind of its temporary objects."""
-        names = {movement.name for movement in movements}
+    def leftovers(self, namespaces: Sequence[str], moved: Iterable[Movement | str]) -> list[str]:
+        """What a backup or restore left behind of its temporary objects; of movements, or of objects by their names."""
+        names = {found if isinstance(found, str) else found.name for found in moved}
         left = [
             f"{kind} {found['metadata']['name']}"
             for kind in ("Pod", "PersistentVolumeClaim", "VolumeSnapshot")

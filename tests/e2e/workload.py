@@ -72,8 +72,8 @@ class Workload:
     annotations: Mapping[str, str] = field(default_factory=dict)
     node_selector: Mapping[str, str] = field(default_factory=dict)
 
-    def deploy(self) -> None:
-        """Make namespace, claims and pod, and wait until it runs."""
+    def deploy(self, seconds: float = 90) -> None:
+        """Make namespace, claims and pod, and wait so long at most until it runs."""
         self.cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
         account = ("ServiceAccount", "default")
         self.cluster.wait("a service account", 30, lambda: self._has_account(*account))
@@ -91,7 +91,7 @@ class Workload:
             },
             self._pod(),
         )
-        self.wait_until_running()
+        self.wait_until_running(seconds)
 
     def _has_account(self, _kind: str, name: str) -> bool:
         return name in self.cluster.kubectl("get", "serviceaccounts", f"--namespace={self.namespace}", "--output=name")

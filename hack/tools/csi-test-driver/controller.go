@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"sort"
+	"strconv"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -54,6 +55,7 @@ func (c *controller) CreateVolume(_ context.Context, request *csi.CreateVolumeRe
 	for _, capability := range request.VolumeCapabilities {
 		v.Block = v.Block || capability.GetBlock() != nil
 	}
+	v.Limited = request.Parameters["limited"] == "true" && !v.Block
 	for _, topology := range request.GetAccessibilityRequirements().GetPreferred() {
 		if v.Zone == "" {
 			v.Zone = topology.Segments[zoneKey]
@@ -137,6 +139,11 @@ func (c *controller) DeleteVolume(_ context.Context, request *csi.DeleteVolumeRe
 	if len(v.Targets) > 0 { // the provisioner does not wait for the kubelet; it comes again
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %s is in use", v.ID)
 	}
+	if path := c.volumePath(v.ID); v.Limited && mounted(path) {
+		if err := run("umount", path); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.RemoveAll(c.volumePath(v.ID)); err != nil {
 		return nil, err
 	}
@@ -162,6 +169,11 @@ func (c *controller) CreateSnapshot(_ context.Context, request *csi.CreateSnapsh
 			return nil, err
 		}
 		s = &snapshot{ID: newID("snap"), Name: request.Name, Source: v.ID, Size: v.Size, Block: v.Block, Created: time.Now()}
+		if text := request.Parameters["snapshotReadySeconds"]; text != "" {
+			if s.ReadySeconds, err = strconv.ParseFloat(text, 64); err != nil {
+				return nil, status.Errorf(codes.InvalidArgument, "snapshotReadySeconds: %v", err)
+			}
+		}
 		if err := copyTree(c.volumePath(v.ID), c.snapshotPath(s.ID), v.Block); err != nil {
 			return nil, err
 		}
@@ -175,7 +187,7 @@ func (c *controller) CreateSnapshot(_ context.Context, request *csi.CreateSnapsh
 }
 
 func (c *controller) described(s *snapshot) (*csi.Snapshot, error) {
-	ready, err := c.faults.snapshotReady(s.Created)
+	ready, err := c.faults.snapshotReady(s)
 	return &csi.Snapshot{
 		SnapshotId: s.ID, SourceVolumeId: s.Source, SizeBytes: s.Size, CreationTime: timestamppb.New(s.Created), ReadyToUse: ready,
 	}, err

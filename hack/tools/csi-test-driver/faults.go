@@ -21,7 +21,13 @@ import (
 //	{"fail": {"CreateVolume": "the backend is full"}, "delaySeconds": {"NodeStageVolume": 5}, "snapshotReadySeconds": 20}
 //
 // Calls are named as in the CSI specification. A test replaces the file by renaming another one onto it.
+//
+// A test beside others asks for faults of its own volumes with a class: parameters of a StorageClass or a
+// VolumeSnapshotClass named "fail-<call>" hold the message, "snapshotReadySeconds" works as above, and "limited" gives
+// volumes no more room than they asked for.
 type faults string
+
+const failParameter = "fail-"
 
 type faultFile struct {
 	Fail                 map[string]string
@@ -47,10 +53,10 @@ func (f faults) read() (faultFile, error) {
 	return asked, nil
 }
 
-// snapshotReady says when a snapshot that was made at a time can be used.
-func (f faults) snapshotReady(created time.Time) (bool, error) {
+// snapshotReady says whether a snapshot can be used by now.
+func (f faults) snapshotReady(s *snapshot) (bool, error) {
 	asked, err := f.read()
-	return time.Since(created) >= seconds(asked.SnapshotReadySeconds), err
+	return time.Since(s.Created) >= seconds(max(asked.SnapshotReadySeconds, s.ReadySeconds)), err
 }
 
 func (f faults) interceptor(ctx context.Context, request any, call *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
@@ -66,10 +72,23 @@ func (f faults) interceptor(ctx context.Context, request any, call *grpc.UnarySe
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
 	}
-	if message := asked.Fail[name]; message != "" {
-		return nil, status.Error(codes.Internal, message)
+	for _, message := range []string{asked.Fail[name], parameter(request, failParameter+name)} {
+		if message != "" {
+			return nil, status.Error(codes.Internal, message)
+		}
 	}
 	return handle(ctx, request)
+}
+
+// parameter is what the class behind a request says, or nothing.
+func parameter(request any, name string) string {
+	switch r := request.(type) {
+	case interface{ GetParameters() map[string]string }:
+		return r.GetParameters()[name]
+	case interface{ GetVolumeContext() map[string]string }:
+		return r.GetVolumeContext()[name]
+	}
+	return ""
 }
 
 func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +47,10 @@ func (n *node) NodeStageVolume(_ context.Context, request *csi.NodeStageVolumeRe
 	v, err := n.volume(request.VolumeId)
 	if err != nil {
 		return nil, err
+	}
+	if path := n.volumePath(v.ID); v.Limited && !mounted(path) {
+		options := fmt.Sprintf("size=%d,mode=777", v.Size)
+		return &csi.NodeStageVolumeResponse{}, run("mount", "-t", "tmpfs", "-o", options, "limited", path)
 	}
 	if !v.Block || v.Device != "" {
 		return &csi.NodeStageVolumeResponse{}, nil

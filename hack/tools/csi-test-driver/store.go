@@ -21,6 +21,7 @@ type volume struct {
 	Size             int64
 	Block            bool
 	Zone             string
+	Limited          bool            // in memory, where it has no more room than it asked for
 	Device           string          // the loop device while it is staged
 	Targets          map[string]bool // paths where it is published
 }
@@ -30,6 +31,7 @@ type snapshot struct {
 	Size             int64
 	Block            bool
 	Created          time.Time
+	ReadySeconds     float64
 }
 
 // store is all that the driver knows, kept in a file. Whoever reads or changes it holds the lock.

@@ -56,6 +56,15 @@ async def test_an_upload_is_accepted_prepared_done_and_cleaned(cluster: Cluster)
     assert [reason for _, reason, _ in cluster.events.told] == ["Accepted", "Prepared", "InProgress", "Completed"]
 
 
+async def test_the_end_is_told_half_a_second_after_everything_is_gone(cluster: Cluster) -> None:
+    await cluster.upload("u")
+    _start(cluster)
+    while not cluster.exposed["upload"].cleaning_since:
+        await cluster.run(0.1)
+    await cluster.run(1.0 + 0.5)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.COMPLETED
+
+
 async def test_a_download_waits_for_its_claim_and_is_handed_over_before_it_is_completed(cluster: Cluster) -> None:
     await cluster.download("d", claim=False)
     _start(cluster)
