@@ -39,7 +39,7 @@ _CLEAN_UP_FAILED_SECONDS = 5.0
 _FINISH_SECONDS = 600.0
 _KEEP_FINALIZER_SECONDS = 600.0
 _SOON = 2.0
-_SOONEST = 0.25
+_SOONEST = 0.5
 """Until the next look at what is going: most of it takes a second or two, for which no object should wait longer."""
 _PROGRESS_SECONDS = 10.0
 _MAX_KEPT = 4_096
@@ -204,7 +204,7 @@ class Finisher(Generic[JobT]):
     def _soon(self, since: float | None) -> float:
         """When to look again at what has been going on since then: ever later."""
         waited = 0.0 if since is None else self._context.clock.monotonic() - since
-        return min(_SOON, max(_SOONEST, waited / 2))
+        return min(_SOON, max(_SOONEST, waited))
 
     async def _is_clean(self, job: JobT, memory: Remembered[JobT], patience: float) -> bool:
         """Whether nothing is left of it, or too long was waited for that, which `memory.cleaning` then still says."""

@@ -182,7 +182,7 @@ class Machine(Generic[JobT]):
         if isinstance(state, Ready) and state.node != context.node:
             state = self._elsewhere(state.node)
         if isinstance(state, LighterageError):
-            return await self._finisher.fail(job, memory, state)
+            return await self._finisher.end_at_once(job, memory, state)  # another agent may look at what is left of it
         if isinstance(state, Waiting):
             return await self._wait(job, memory, state.reason)
         await self._write(job, with_status(job, phase=Phase.PREPARED, node=context.node))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from agent.exposers.contract import Runner
@@ -263,7 +264,7 @@ def _log_flags(agent: Container) -> Iterator[str]:
     """Those of the agent: what collects its logs collects the pod's."""
     words = (*agent.command, *agent.args)
     for flag in ("--log-format", "--log-level"):
-        for word, after in zip(words, (*words[1:], ""), strict=True):
+        for word, after in pairwise((*words, "")):
             if word.startswith(f"{flag}="):
                 yield word
             elif word == flag and after:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,9 +22,8 @@ from agent.control.client import Target, connect
 from agent.control.nodes import ALL, RELAY_COMMAND, Cluster, Reached, reached
 from agent.control.serve import serve_socket
 from tests.unit.control.control_kit import NODE, World, job
-from tests.unit.control.test_tls import ALICE, Agent, Authority, authority
+from tests.unit.control.tls_kit import ALICE, Authority, TlsAgent
 
-__all__ = ["authority"]
 TOKEN = "token-of-the-kubeconfig"
 _MAIN = "import sys; from agent.cli.main import main; sys.argv[0] = 'lighter'; main()"
 
@@ -103,8 +104,9 @@ async def _out(socket: web.WebSocketResponse, stream: asyncio.StreamReader | Non
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[ApiServer]:
-    server = ApiServer(tmp_path)
+async def api() -> AsyncIterator[ApiServer]:
+    folder = Path(tempfile.mkdtemp(prefix="api-"))  # short: sockets below it have names of at most 107 bytes
+    server = ApiServer(folder)
     app = web.Application()
     app.router.add_get("/api/v1/namespaces/velero/pods", server.list)
     app.router.add_get("/api/v1/namespaces/velero/pods/{name}/exec", server.execute)
@@ -123,9 +125,10 @@ async def api(tmp_path: Path) -> AsyncIterator[ApiServer]:
         ],
         "current-context": "b",
     }
-    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    (folder / "kubeconfig").write_text(json.dumps(config))
     yield server
     await runner.cleanup()
+    shutil.rmtree(folder)
 
 
 def cluster(api: ApiServer, *nodes: str, port: int = 0) -> Cluster:
@@ -185,7 +188,7 @@ async def test_why_a_tunnel_has_no_other_end_is_said(api: ApiServer) -> None:
 async def test_at_the_address_of_its_pod_an_agent_is_shown_the_token_of_the_kubeconfig(
     api: ApiServer, tmp_path: Path, authority: Authority
 ) -> None:
-    agent = Agent(tmp_path, authority, mutual=False)
+    agent = TlsAgent(tmp_path, authority, mutual=False)
     agent.reviewer.tokens[TOKEN] = ALICE
     agent.grant(ALICE.name, "NodeService/GetNode")
     api.add("n1")

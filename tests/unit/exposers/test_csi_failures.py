@@ -184,7 +184,8 @@ async def test_an_affinity_that_some_node_has_is_waited_for_whatever_the_schedul
     assert "didn't match pod affinity" in await _waiting(world, looks=30)
 
 
-async def test_check_15_a_volume_in_a_zone_without_allowed_nodes_is_definite() -> None:
+@pytest.mark.check(15)
+async def test_a_volume_in_a_zone_without_allowed_nodes_is_definite() -> None:
     world = World()
     await world.build()
     world.configure(load_affinity=(LoadAffinity(LabelSelector(match_labels={"kubernetes.io/hostname": "node-a"})),))

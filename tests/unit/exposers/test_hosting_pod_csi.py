@@ -203,7 +203,8 @@ def test_load_affinity_is_that_of_the_class_else_that_without_a_class(recorded: 
     assert allows(recorded.make(Runner.LOCAL, config, storage_class=None), _node("a"))
 
 
-def test_check_15_load_affinity_holds_in_every_zone_of_the_volume(recorded: Recorded) -> None:
+@pytest.mark.check(15)
+def test_load_affinity_holds_in_every_zone_of_the_volume(recorded: Recorded) -> None:
     zones = NodeSelector(
         node_selector_terms=(
             NodeSelectorTerm(match_expressions=(NodeRequirement(key="zone", operator="In", values=("z1",)),)),

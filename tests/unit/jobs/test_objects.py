@@ -128,7 +128,7 @@ async def test_the_start_of_an_id_names_no_snapshot(snapshot):
     + [({"ParallelFilesUpload": text}, 0) for text in ("-1", "ten", "1.5", "9" * 30, "٣")]
     + [({"ParallelFilesUpload": "5000"}, 64), ({"Unknown": "x"}, 0), ({"ParallelFilesDownload": "3"}, 0)],
 )
-async def test_check_38_threads_of_a_backup_are_those_that_were_asked_for(wishes, parallel):
+async def test_threads_of_a_backup_are_those_that_were_asked_for(wishes, parallel):
     for obj in (upload(data_mover_config=wishes), pod_backup(uploader_settings=wishes)):
         spec, _ = await job_of(ready_world(), obj)
         assert spec.parallel == parallel
@@ -145,7 +145,7 @@ async def test_check_38_threads_of_a_backup_are_those_that_were_asked_for(wishes
         ({"ParallelFilesUpload": "3"}, 0, False),
     ],
 )
-async def test_check_38_wishes_for_a_restore_are_followed(wishes, parallel, sparse):
+async def test_wishes_for_a_restore_are_followed(wishes, parallel, sparse):
     for obj in (download(data_mover_config=wishes), pod_restore(uploader_settings=wishes)):
         spec, _ = await job_of(ready_world(), obj)
         assert (spec.parallel, spec.work.sparse) == (parallel, sparse)

@@ -95,7 +95,7 @@ async def test_a_wrong_password_in_the_pod_is_the_same_leaf_in_the_agent(tmp_pat
     cluster = await PodCluster(clock=SystemClock()).create()
     async with running(concurrency=1) as movers:
         worker = cluster.worker(movers)
-        worker._secrets = lambda: Secrets(password="not-the-one")
+        worker._secrets = lambda _: Secrets(password="not-the-one")
         life = asyncio.create_task(worker.run())
         async with cluster.runner().job(backup_of(tmp_path, location, id=NAME), SECRETS) as work:
             with pytest.raises(WrongPassword):

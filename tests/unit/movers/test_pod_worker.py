@@ -161,7 +161,7 @@ async def test_secrets_that_are_not_mounted_are_named():
     cluster = await with_job()
     worker = cluster.worker()
 
-    def missing():
+    def missing(_):
         raise ConfigurationError("cannot read the repository's password: no such file")
 
     worker._secrets = missing
