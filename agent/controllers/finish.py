@@ -63,11 +63,9 @@ class Finisher(Generic[JobT]):
         """Execute the verdict that there is."""
         return None if memory.verdict is None else await self._end(job, memory, memory.verdict)
 
-    async def fail(
-        self, job: JobT, memory: Remembered[JobT], error: LighterageError, facts: tuple[str, ...] = ()
-    ) -> Again:
-        """It ends Failed; `facts` follow the error as far as there is room."""
-        return await self._end(job, memory, self._verdict(job, Phase.FAILED, _sentence(error, facts)))
+    async def fail(self, job: JobT, memory: Remembered[JobT], error: LighterageError) -> Again:
+        """It ends Failed."""
+        return await self._end(job, memory, self._verdict(job, Phase.FAILED, _sentence(error)))
 
     async def cancel(self, job: JobT, memory: Remembered[JobT], error: CanceledError) -> Again:
         """It ends Canceled, or as servers that mistake that for something else need it."""
@@ -80,7 +78,7 @@ class Finisher(Generic[JobT]):
         """
         canceled = isinstance(error, CanceledError)
         phase = self._kind.canceled_phase if canceled else Phase.FAILED
-        after = self._context.writer.final(job, phase, str(error) if canceled else _sentence(error, ()))
+        after = self._context.writer.final(job, phase, str(error) if canceled else _sentence(error))
         # Also of what was never exposed: the source's snapshot is the agent's to remove.
         if not (job.status.phase.is_new and is_deleted(job)):  # nothing new may be added to what is being deleted
             after = with_finalizer(after, self._kind.finalizer)
@@ -231,9 +229,9 @@ def _short(result: JobResult) -> JobResult:
     return kept
 
 
-def _sentence(error: LighterageError, facts: tuple[str, ...]) -> str:
-    """For `status.message`: the code, what happened, what to do, and what else is known."""
-    return "; ".join([f"{error.code}: {error}", *facts])
+def _sentence(error: LighterageError) -> str:
+    """For `status.message`: the code, what happened, what to do."""
+    return f"{error.code}: {error}"
 
 
 def _remark(result: JobResult) -> str:

@@ -25,16 +25,13 @@ from agent.base.errors import (
     LighterageError,
     NodeLost,
     VolumeError,
-    VolumeTakenAway,
 )
 from agent.controllers.context import Again, Context, NodeLiveness, Timing
 from agent.controllers.finish import Finisher
 from agent.controllers.job import (
     WAITING_ANNOTATION,
-    Job,
     JobT,
     is_canceled,
-    is_deleted,
     is_paused,
     with_exposing,
     with_finalizer,
@@ -44,6 +41,7 @@ from agent.controllers.job import (
 from agent.controllers.kind import JobKind, NotOurs, NotYet, Ours, Refused
 from agent.controllers.memory import Memory, Remembered, share
 from agent.controllers.moving import Failed, JobId, Order
+from agent.controllers.reasons import cancel_reason, cause, taken_away
 from agent.controllers.rescue import Rescuer
 from agent.controllers.spans import with_trace
 from agent.exposers.contract import Broken, Ready, Runner, Waiting
@@ -58,9 +56,6 @@ _STORE_LAG_SECONDS = 0.5
 """Until the store shows what was written already, by us or by another."""
 _MAX_REASON = 1_024
 _MAX_DOUBLINGS = 6
-_MAX_SENTENCE = 400
-_UNBOUND = "persistentvolumeclaim"
-_CANCELED = "canceled: "
 _T = TypeVar("_T")
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -284,13 +279,7 @@ class Machine(Generic[JobT]):
         if not isinstance(outcome.error, VolumeError):
             return outcome
         state = await self._kind.exposer.advance(job)
-        if isinstance(state, Ready):
-            return outcome
-        why = state.reason if isinstance(state, Waiting) else str(state.error)
-        said = f"{outcome.error.code}: {outcome.error.message}"
-        return Failed(
-            VolumeTakenAway(f"{why}, while the job ran ({said})", hint="see who deleted it, and repeat the job")
-        )
+        return outcome if isinstance(state, Ready) else Failed(taken_away(outcome.error, state))
 
     async def _start_again(self, job: JobT, memory: Remembered[JobT]) -> Again:
         """The agent was restarted while this ran: the engine goes on from what is in the repository already."""
@@ -332,7 +321,7 @@ class Machine(Generic[JobT]):
         context, finisher = self._context, self._finisher
         if memory.canceled is None:
             memory.canceled = context.clock.monotonic()
-        reason = _reason(job)
+        reason = cancel_reason(job)
         work = context.movings.get(self._id(job))
         if work is None and not self._is_mine(job):
             return await self._rescuer.canceled(job, memory, reason)
@@ -437,10 +426,10 @@ class Machine(Generic[JobT]):
         _log.warning("a volume was not accessible in time", kind=self._kind.name, object=str(job.key), facts=facts)
         limit = self._context.timing.prepare
         error = ExposeTimeout(
-            f"the volume was not accessible within {limit:.0f} s: {_cause(memory.waiting, facts)}",
+            f"the volume was not accessible within {limit:.0f} s: {cause(memory.waiting, facts)}",
             hint="the agent's log has the state of all objects involved",
         )
-        return await self._finisher.fail(job, memory, error)
+        return await self._finisher.end_at_once(job, memory, error)
 
     # ---- the end ----
 
@@ -484,23 +473,3 @@ class Machine(Generic[JobT]):
 
     async def _write(self, before: JobT, after: JobT) -> JobT:
         return await self._context.writer.write(self._kind.resource, before, after)
-
-
-def _cause(waiting: str, facts: tuple[str, ...]) -> str:
-    """One or two sentences: what is waited for, and the most telling fact.
-
-    That comes first where the scheduler only says that a claim has no volume: the claim itself tells why (§13.11).
-    """
-    told = list(dict.fromkeys(one[:_MAX_SENTENCE] for one in (waiting, *facts[:1]) if one))
-    if _UNBOUND in waiting.lower():
-        told.reverse()
-    return "; ".join(told) or "nothing is known about the reason"
-
-
-def _reason(job: Job) -> str:
-    """Who canceled it, and why; the same again once that is in the object."""
-    if job.status.message.startswith(_CANCELED):
-        return job.status.message
-    if is_deleted(job) and not job.spec.cancel:
-        return f"{_CANCELED}the object is being deleted"
-    return f"{_CANCELED}spec.cancel was set{f' ({job.status.message})' if job.status.message else ''}"

@@ -14,7 +14,7 @@ import structlog
 from agent.base.errors import ProvisioningFailed, RebindFailed, SourceNotFound, WrongPassword
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.job import PAUSED_ANNOTATION
-from agent.controllers.machine import _cause
+from agent.controllers.reasons import cause
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.pods import ContainerState, Terminated, Waiting
@@ -215,7 +215,7 @@ async def test_a_failure_is_told_in_time_and_cleaned_up_after_it_also_by_the_nex
 def test_a_time_out_begins_with_the_cause_and_is_no_longer_than_a_person_reads(
     waiting: str, facts: tuple[str, ...], told: str
 ) -> None:
-    assert _cause(waiting, facts) == told
+    assert cause(waiting, facts) == told
 
 
 async def test_a_pod_that_is_deleted_while_its_volume_is_read_is_named(cluster: Cluster) -> None:

@@ -8,12 +8,10 @@ from agent.base.errors import KubeForbidden, KubeInvalid, KubeUnavailable, Light
 from agent.exposers.contract import Broken, Done, Ready, Waiting
 from agent.exposers.snapshot_record import SourceRecord, read_record, write_record
 from agent.kube.agent_config import BackupPVC, LoadAffinity, RunnerChoice
-from agent.kube.codec import JsonObject
 from agent.kube.meta import Key
 from agent.kube.resource import (
     BACKUP_STORAGE_LOCATIONS,
     DAEMON_SETS,
-    EVENTS,
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
     PODS,
@@ -399,53 +397,6 @@ async def test_a_pod_of_the_stock_agent_is_cleaned_up_and_not_taken_over() -> No
     assert job.metadata.uid == (await world.job()).metadata.uid
     assert await world.clean_up() == Done()
     assert await world.left() == []
-
-
-async def test_the_diagnosis_begins_with_what_tells_most_and_names_what_is_missing() -> None:
-    world = World()
-    await world.build()
-    world.csi.faults.provisioning = "rpc error: code = Internal desc = pool is offline"
-    await _waiting(world)
-    facts = await world.exposer().diagnose(await world.job())
-    assert facts[0] == (
-        "PersistentVolumeClaim velero/backup-x7k2p: ProvisioningFailed: "
-        "rpc error: code = Internal desc = pool is offline"
-    )
-    assert any(fact.startswith("Pod velero/backup-x7k2p: phase Pending") for fact in facts)
-    assert any("VolumeSnapshotContent backup-x7k2p: ready to use, policy Delete" in fact for fact in facts)
-    assert "VolumeSnapshot app/velero-data-abcde does not exist" in facts
-
-
-async def test_the_diagnosis_begins_with_the_claim_when_its_provisioner_is_away() -> None:
-    world = World()
-    await world.build()
-    world.csi.faults.provisioning = "no room"
-    await _waiting(world)
-    for said in (await world.kube.list(EVENTS)).items:
-        world.kube.remove(EVENTS, said.key)
-    claim = await world.kube.get(PERSISTENT_VOLUME_CLAIMS, JOB)
-    event: JsonObject = {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": "waits", "namespace": VELERO},
-        "involvedObject": {"kind": "PersistentVolumeClaim", "name": NAME, "uid": claim.metadata.uid},
-        "type": "Normal",
-        "reason": "ExternalProvisioning",
-        "message": "Waiting for a volume to be created by the external provisioner",
-    }
-    world.kube.put_raw(EVENTS, event)
-    facts = await world.exposer().diagnose(await world.job())
-    assert facts[0].startswith(f"PersistentVolumeClaim {JOB}: ExternalProvisioning: Waiting for a volume")
-
-
-async def test_the_diagnosis_of_nothing_and_of_an_api_server_that_is_down_are_facts_too() -> None:
-    world = World()
-    await world.build()
-    facts = await world.exposer().diagnose(await world.job())
-    assert "Pod velero/backup-x7k2p does not exist" in facts
-    world.kube.denied.add(("get", "pods"))
-    facts = await world.exposer().diagnose(await world.job())
-    assert [fact for fact in facts if fact.startswith("Pod velero/backup-x7k2p cannot be looked at: ")]
 
 
 async def test_hostile_texts_of_the_cluster_are_one_line_of_bounded_length() -> None:
