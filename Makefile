@@ -91,7 +91,7 @@ generated: venv  ## files that are made from code: references, dashboard, rules 
 
 lock: venv  ## resolve the pinned versions anew
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.11 --extra tracing pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --no-header --python-version 3.11 --extra test -c requirements.lock pyproject.toml requirements-build.in -o requirements-test.lock
 
 clean:  ## remove what the targets above made

@@ -41,6 +41,7 @@ from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.pods import Pod
 from agent.movers.supervisor import JobCallbacks
+from agent.observe.tracing import Tracing
 
 _DRAIN_LOOK_SECONDS = 0.1
 
@@ -108,6 +109,7 @@ class Controllers:
         events: EventSink,
         nodes: NodeLiveness,
         leftovers: Leftovers | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._api = api
         self._clock = clock
@@ -116,7 +118,7 @@ class Controllers:
         self._exposers = exposers
         self._definitions = definitions
         self._nodes = nodes
-        self._writer = StatusWriter(api, definitions, events, clock)
+        self._writer = StatusWriter(api, definitions, events, clock, tracing or Tracing())
         self._leftovers = leftovers
         self._concurrency = options.concurrency
         self._limits = options.limits

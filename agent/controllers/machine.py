@@ -43,6 +43,7 @@ from agent.controllers.memory import Memory, Remembered, share
 from agent.controllers.moving import Failed, JobId, Order
 from agent.controllers.reasons import cancel_reason, cause, taken_away
 from agent.controllers.rescue import Rescuer
+from agent.controllers.spans import with_trace
 from agent.exposers.contract import Broken, Ready, Runner, Waiting
 from agent.kube.job import NodeOS, Phase
 from agent.kube.meta import Key
@@ -372,7 +373,9 @@ class Machine(Generic[JobT]):
         if isinstance(made, LighterageError):
             return made
         memory.trying = None
-        return Order(*made, self._context.callbacks(job), in_pod=ready.runner is Runner.POD)
+        runner, spec, secrets = made
+        callbacks, in_pod = self._context.callbacks(job), ready.runner is Runner.POD
+        return Order(runner, with_trace(spec, job), secrets, callbacks, in_pod)
 
     async def _patiently(
         self, memory: Remembered[JobT], call: Awaitable[_T], limit: float | None = None

@@ -19,11 +19,13 @@ from agent.controllers.job import (
     with_metadata,
     with_status,
 )
+from agent.controllers.spans import PhaseSpans
 from agent.kube.api import KubeApi
 from agent.kube.codec import JsonObject, merge_patch
 from agent.kube.job import Phase
 from agent.kube.resource import Resource
 from agent.kube.times import Time, time_from_ns
+from agent.observe.tracing import Tracing
 
 MAX_MESSAGE = 4_096
 """Characters of a status message; the rest is cut. The server prints it in one line."""
@@ -52,11 +54,14 @@ class EventSink(Protocol):
 class StatusWriter:
     """Writes objects of the four kinds."""
 
-    def __init__(self, api: KubeApi, definitions: Definitions, events: EventSink, clock: Clock) -> None:
+    def __init__(
+        self, api: KubeApi, definitions: Definitions, events: EventSink, clock: Clock, tracing: Tracing
+    ) -> None:
         self._api = api
         self._definitions = definitions
         self._events = events
         self._clock = clock
+        self._spans = PhaseSpans(tracing, clock)
 
     def tell(self, job: Job, reason: str, message: str) -> None:
         """An event about something that is no change of phase."""
@@ -76,12 +81,13 @@ class StatusWriter:
 
     async def write(self, resource: Resource[JobT], before: JobT, after: JobT) -> JobT:
         """Write the difference. Raises `KubeConflict` when the object is not what `before` was any more."""
-        patch = self._known(resource, merge_patch(before, after))
+        patch = self._known(resource, merge_patch(before, self._spans.marked(before, after)))
         if not patch:
             return before
         written = await self._api.patch(resource, before.key, patch, resource_version=before.metadata.resource_version)
         if after.status.phase is not before.status.phase:
             self._tell(written, before.status.phase)
+            self._spans.record(before, written)
         return written
 
     async def write_final(

@@ -10,7 +10,7 @@ import asyncio
 import os
 import resource
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from agent.base.clock import Clock
@@ -38,6 +38,7 @@ from agent.movers.spec import (
     Secrets,
     s3_config,
 )
+from agent.observe.tracing import Stage, untimed
 from agent.repository.ids import ManifestId
 from agent.repository.repository import OpenOptions, Repository
 from agent.repository.writer import RepositoryWriter
@@ -71,8 +72,10 @@ the repository before there was a job, so the address is right."""
 class Execution:
     """One run of one job."""
 
-    def __init__(self, spec: JobSpec, secrets: Secrets, clock: Clock) -> None:
+    def __init__(self, spec: JobSpec, secrets: Secrets, clock: Clock, stage: Stage = untimed) -> None:
+        """`stage` is told of `open`, then of `upload`, `restore` or `look`."""
         self._spec = spec
+        self._stage = stage
         self._secrets = secrets
         self._clock = clock
         self._limits = spec.limits
@@ -147,21 +150,27 @@ class Execution:
 
     async def _run(self) -> JobResult:
         work = self._spec.work
-        async with self._open_storage() as storage:
-            options = OpenOptions(
-                cache_dir=Path(self._spec.cache_dir) if self._spec.cache_dir else None,
-                index_cache_bytes=self._spec.index_cache_bytes,
-                pack_cache_bytes=self._spec.pack_cache_bytes,
-                read_only=not isinstance(work, Backup),
-                username=self._spec.username,
-                hostname=self._spec.hostname,
-                clock=self._clock,
-            )
-            async with Repository.open(storage, self._secrets.password, options=options) as repository:
-                if isinstance(work, Backup):
+        options = OpenOptions(
+            cache_dir=Path(self._spec.cache_dir) if self._spec.cache_dir else None,
+            index_cache_bytes=self._spec.index_cache_bytes,
+            pack_cache_bytes=self._spec.pack_cache_bytes,
+            read_only=not isinstance(work, Backup),
+            username=self._spec.username,
+            hostname=self._spec.hostname,
+            clock=self._clock,
+        )
+        async with AsyncExitStack() as opened:
+            with self._stage("open"):
+                storage = await opened.enter_async_context(self._open_storage())
+                opening = Repository.open(storage, self._secrets.password, options=options)
+                repository = await opened.enter_async_context(opening)
+            if isinstance(work, Backup):
+                with self._stage("upload"):
                     return await self._back_up(repository, storage, work)
-                if isinstance(work, Look):
+            if isinstance(work, Look):
+                with self._stage("look"):
                     return await look(repository, work)
+            with self._stage("restore"):
                 return await self._restore(repository, storage, work)
 
     @asynccontextmanager

@@ -265,6 +265,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Who writes, in session markers (§8.6)."""
     heartbeat: float = 1.0
     """Seconds between two messages of progress, also when nothing moves."""
+    traceparent: str = ""
+    """What the spans of this job are a part of; without a valid one there are none."""
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.heartbeat <= 60:

@@ -35,12 +35,15 @@ from agent.movers.protocol import (
     ToWorker,
     to_worker,
 )
-from agent.movers.spec import Secrets
+from agent.movers.spec import BackupResult, Secrets
+from agent.observe.tracing import Span, Tracing, Value, parse_traceparent, timed, tracing_from, untimed
 
 ORPHANED = 3
 """Exit status of a worker whose supervisor is gone."""
 _METRICS_EVERY = 10
 """Heartbeats."""
+_TRACES_WITHIN = 3.0
+"""Seconds for a collector to take what was recorded; the job's end is waited for as long."""
 _HEARD_WITHIN = 300.0
 """Seconds that a supervisor may take to read the end: an agent may be stopped or starved for a while."""
 
@@ -61,8 +64,8 @@ class Link(Protocol):
         ...
 
 
-async def run_job(link: Link, clock: Clock) -> int:
-    """Serve one job from `Start` to `Finished`; the exit status of the process.
+async def run_job(link: Link, clock: Clock, tracing: Tracing | None = None) -> int:
+    """Serve one job from `Start` to `Finished`; the exit status of the process. Its spans go to `tracing`.
 
     0 means that a `Finished` was sent, whatever it says.
     """
@@ -75,7 +78,7 @@ async def run_job(link: Link, clock: Clock) -> int:
     except MoverProtocolError as error:
         await link.send(Finished(error=describe(error, Redactor(Secrets(password="")))))
         return 0
-    finished = await _Job(link, clock, first).run()
+    finished = await _Job(link, clock, first, tracing or Tracing()).run()
     if finished is None:
         return ORPHANED
     await link.send(finished)
@@ -85,12 +88,18 @@ async def run_job(link: Link, clock: Clock) -> int:
 class _Job:
     """One job and the tasks around it."""
 
-    def __init__(self, link: Link, clock: Clock, start: Start) -> None:
+    def __init__(self, link: Link, clock: Clock, start: Start, tracing: Tracing) -> None:
         self._link = link
         self._clock = clock
         self._spec = start.spec
         self._redact = Redactor(start.secrets)
-        self._execution = Execution(start.spec, start.secrets, clock)
+        self._tracing = tracing
+        self._begun = clock.now_ns()
+        self._parent = parse_traceparent(start.spec.traceparent) if tracing.on else None
+        # A job that is begun again, after a restart of the agent, is another span.
+        self._span = self._parent and self._parent.child(f"work {self._begun}")
+        stage = timed(tracing, clock, self._span) if self._span else untimed
+        self._execution = Execution(start.spec, start.secrets, clock, stage)
         self._orphaned = False
 
     async def run(self) -> Finished | None:
@@ -110,7 +119,32 @@ class _Job:
         for metric in self._execution.metrics():
             self._link.post(metric)
         self._report()
+        self._record(finished)
         return finished
+
+    def _record(self, finished: Finished) -> None:
+        if self._span is None:
+            return
+        progress, result = self._execution.progress(), finished.result
+        attributes: dict[str, Value] = {
+            "lighterage.id": self._spec.id,
+            "lighterage.bytes": progress.bytes_done,
+            "lighterage.files": progress.files_done,
+        }
+        if isinstance(result, BackupResult):
+            attributes["lighterage.bytes_uploaded"] = result.uploaded_bytes
+        elif result is not None:
+            attributes["lighterage.bytes_downloaded"] = result.downloaded_bytes
+        span = Span(
+            name=type(self._spec.work).__name__,
+            context=self._span,
+            parent=self._parent,
+            start_ns=self._begun,
+            end_ns=self._clock.now_ns(),
+            attributes=attributes,
+            error=finished.error.code if finished.error else "",
+        )
+        self._tracing.record(span)
 
     async def _work(self) -> Finished:
         self._log("info", f"{type(self._spec.work).__name__} {self._spec.id} begins")
@@ -163,8 +197,9 @@ def main(connection: socket.socket) -> NoReturn:
 async def _serve(connection: socket.socket) -> NoReturn:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     channel = Channel(reader, writer, to_worker)
-    status = await run_job(channel, SystemClock())
-    await _until_heard(channel)
+    tracing = tracing_from(os.environ, {})
+    status = await run_job(channel, SystemClock(), tracing)
+    await asyncio.gather(_until_heard(channel), tracing.close(_TRACES_WITHIN))
     await channel.close()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -33,6 +33,7 @@ from agent.movers.pod_protocol import POD_NAME_VARIABLE
 from agent.movers.supervisor import MoverOptions, Movers
 from agent.observe.log import LogFormat, Logging, LogOptions
 from agent.observe.metrics import Metrics
+from agent.observe.tracing import tracing_from
 from agent.server import parts
 from agent.server.check import USER_AGENT, config_maps
 from agent.server.control_api import ControlApi
@@ -59,6 +60,9 @@ _EVERY_JOB = 10_000
 """Workers at once: controllers decide how many jobs run."""
 _log = structlog.stdlib.get_logger(__name__)
 
+_TRACES_WITHIN = 3.0
+"""Seconds for a collector to take what was recorded, when the agent ends."""
+
 WorkersFactory = Callable[[MoverOptions], AbstractAsyncContextManager[parts.LocalWorkers]]
 
 
@@ -71,6 +75,7 @@ def serve(flags: AgentFlags) -> None:
 
 async def _serve(flags: AgentFlags, logging: Logging) -> None:
     stopping, clock, environ = Stopping(), SystemClock(), dict(os.environ)
+    tracing = tracing_from(environ, {"k8s.node.name": flags.node})
     stopping.cancels(asyncio.current_task())
     with stopping.on_signals():
         kube = await load_configuration(flags.kubeconfig, flags.kubecontext)
@@ -83,9 +88,13 @@ async def _serve(flags: AgentFlags, logging: Logging) -> None:
                 flags=flags,
                 logging=logging,
                 metrics=Metrics(flags.node, clock, version=__version__),
+                tracing=tracing,
                 reviewer=api,
             )
-            await run_agent(basis, stopping, lambda options: Movers(options, clock, environ))
+            try:
+                await run_agent(basis, stopping, lambda options: Movers(options, clock, environ))
+            finally:
+                await tracing.close(_TRACES_WITHIN)
 
 
 async def run_agent(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from agent.base.clock import Clock
@@ -28,6 +28,7 @@ from agent.kube.reviews import Reviewer
 from agent.movers.runner import WorkRunner
 from agent.observe.log import Logging
 from agent.observe.metrics import Metrics
+from agent.observe.tracing import Tracing
 from agent.server.capacity import Capacity
 from agent.server.early_checks import early_check
 from agent.server.flags import AgentFlags
@@ -56,6 +57,7 @@ class Basis:
     flags: AgentFlags
     logging: Logging
     metrics: Metrics
+    tracing: Tracing = field(default_factory=Tracing)
     reviewer: Reviewer | None = None
     """Who knows callers of the control API; None: nobody can be admitted but through the socket."""
 
@@ -148,6 +150,7 @@ def controllers(
         events=events,
         nodes=nodes,
         leftovers=sweeps,
+        tracing=basis.tracing,
     )
 
 

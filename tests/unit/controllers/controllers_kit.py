@@ -46,6 +46,7 @@ from agent.kube.resource import (
 )
 from agent.kube.volumes import PersistentVolumeClaim, VolumeMode
 from agent.movers.spec import BackupTree, JobSpec, RestoreTree, Secrets, UrlLocation
+from agent.observe.tracing import Tracing
 from agent.snapshots.model import Source
 from agent.testing.clock import VirtualClock
 from agent.testing.fake_exposer import ExposerWorld, ExposeScript, FakeExposer, FakeLeftovers
@@ -147,6 +148,7 @@ class Cluster:
     limits: AgentLimits = field(default_factory=AgentLimits)
     check: Callable[[Job], Awaitable[None]] = nothing_to_check
     time_limit: Callable[[Job], float] = lambda _: 0.0
+    tracing: Tracing = field(default_factory=Tracing)
 
     def __post_init__(self) -> None:
         self.kube = FakeKube(self.clock, self.rng)
@@ -193,6 +195,7 @@ class Cluster:
             events=self.events,
             nodes=self.liveness,
             leftovers=self._leftovers(kube),
+            tracing=self.tracing,
         )
         self.controllers[node] = controllers
         self.agents[node] = asyncio.create_task(controllers.run(), name=f"agent {node}")

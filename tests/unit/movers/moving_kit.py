@@ -55,10 +55,9 @@ def backup_of(path, location, **fields):
 
 
 def restore_of(snapshot, target, location, **fields):
+    job = {key: fields.pop(key) for key in list(fields) if key in JobSpec.__struct_fields__}
     return JobSpec(
-        id="job",
-        heartbeat=0.02,
-        parallel=2,
+        **{"id": "job", "heartbeat": 0.02, "parallel": 2, **job},
         work=RestoreTree(snapshot=snapshot, target=str(target), **{"sync": False, **fields}),
         location=location,
     )

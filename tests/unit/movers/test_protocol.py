@@ -233,5 +233,8 @@ def test_workers_see_nothing_of_the_environment_that_is_secret():
         "LIGHTER_PASSWORD": "p",
         "HTTPS_PROXY": "http://user:pass@proxy",
         "http_proxy": "http://proxy",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=t",
     }
-    assert set(worker_environment(environ)) == {"PATH", "AWS_ROLE_ARN", "http_proxy", "PYTHONPATH"}
+    seen = {"PATH", "AWS_ROLE_ARN", "http_proxy", "OTEL_EXPORTER_OTLP_ENDPOINT", "PYTHONPATH"}
+    assert set(worker_environment(environ)) == seen
