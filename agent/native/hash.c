@@ -11,17 +11,11 @@ enum { RELEASE_LOCK_FROM = 4096 };
 
 #ifdef BLAKE2B_AVX2
 
-#include <immintrin.h>
-
 const uint64_t BLAKE2B_IV[8] = {
     0x6a09e667f3bcc908ULL, 0xbb67ae8584caa73bULL, 0x3c6ef372fe94f82bULL, 0xa54ff53a5f1d36f1ULL,
     0x510e527fade682d1ULL, 0x9b05688c2b3e6c1fULL, 0x1f83d9abfb41bd6bULL, 0x5be0cd19137e2179ULL,
 };
 
-#define ROTATE_32(x) _mm256_shuffle_epi32((x), _MM_SHUFFLE(2, 3, 0, 1))
-#define ROTATE_24(x) _mm256_shuffle_epi8((x), by_24)
-#define ROTATE_16(x) _mm256_shuffle_epi8((x), by_16)
-#define ROTATE_63(x) _mm256_or_si256(_mm256_srli_epi64((x), 63), _mm256_add_epi64((x), (x)))
 #define WORDS(w, x, y, z) _mm256_set_epi64x((int64_t)m[z], (int64_t)m[y], (int64_t)m[x], (int64_t)m[w])
 
 #define HALF(first, second)                                         \
@@ -50,10 +44,7 @@ const uint64_t BLAKE2B_IV[8] = {
 
 __attribute__((target("avx2"))) static void compress(uint64_t h[8], const uint8_t *data, size_t count,
                                                      uint64_t total, size_t last_length, int last) {
-    const __m256i by_24 = _mm256_setr_epi8(3, 4, 5, 6, 7, 0, 1, 2, 11, 12, 13, 14, 15, 8, 9, 10, 3, 4, 5, 6, 7, 0, 1,
-                                           2, 11, 12, 13, 14, 15, 8, 9, 10);
-    const __m256i by_16 = _mm256_setr_epi8(2, 3, 4, 5, 6, 7, 0, 1, 10, 11, 12, 13, 14, 15, 8, 9, 2, 3, 4, 5, 6, 7, 0,
-                                           1, 10, 11, 12, 13, 14, 15, 8, 9);
+    BLAKE2B_ROTATIONS;
     __m256i low = _mm256_loadu_si256((const __m256i *)h), high = _mm256_loadu_si256((const __m256i *)(h + 4));
     const __m256i iv_low = _mm256_loadu_si256((const __m256i *)BLAKE2B_IV);
     const __m256i iv_high = _mm256_loadu_si256((const __m256i *)(BLAKE2B_IV + 4));
@@ -64,18 +55,7 @@ __attribute__((target("avx2"))) static void compress(uint64_t h[8], const uint8_
         total += final ? last_length : BLAKE2B_BLOCK;
         __m256i a = low, b = high, c = iv_low;
         __m256i d = _mm256_xor_si256(iv_high, _mm256_set_epi64x(0, final ? -1 : 0, 0, (int64_t)total));
-        ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3);
-        ROUND(11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4);
-        ROUND(7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8);
-        ROUND(9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13);
-        ROUND(2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9);
-        ROUND(12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11);
-        ROUND(13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10);
-        ROUND(6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5);
-        ROUND(10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0);
-        ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3);
+        BLAKE2B_ROUNDS(ROUND);
         low = _mm256_xor_si256(low, _mm256_xor_si256(a, c));
         high = _mm256_xor_si256(high, _mm256_xor_si256(b, d));
     }

@@ -1,10 +1,9 @@
-/* BLAKE2b of four messages at once, one in each lane of an AVX2 register: three times as fast as one after the other. A
- * lane whose message ends takes the next; when fewer than two are left they go on alone. */
+/* BLAKE2b of four messages at once, one in each lane of an AVX2 register: more than twice as fast as one after the
+ * other. A lane whose message ends takes the next; when fewer than two are left they go on alone. */
 #include "hash.h"
 
 #ifdef BLAKE2B_AVX2
 
-#include <immintrin.h>
 #include <string.h>
 
 enum { LANES = 4 };
@@ -14,11 +13,6 @@ typedef struct {
     const Blake2bMessage *message[LANES]; /* NULL: nothing to do in this lane */
     size_t done[LANES];
 } State;
-
-#define ROTATE_32(x) _mm256_shuffle_epi32((x), _MM_SHUFFLE(2, 3, 0, 1))
-#define ROTATE_24(x) _mm256_shuffle_epi8((x), by_24)
-#define ROTATE_16(x) _mm256_shuffle_epi8((x), by_16)
-#define ROTATE_63(x) _mm256_or_si256(_mm256_srli_epi64((x), 63), _mm256_add_epi64((x), (x)))
 
 #define G(a, b, c, d, x, y)                                     \
     do {                                                        \
@@ -67,10 +61,7 @@ __attribute__((target("avx2"))) static inline void load_words(__m256i m[16], con
 
 /* `count` whole blocks of each lane, none of them its last. */
 __attribute__((target("avx2"))) static void compress(State *state, const uint8_t *const data[LANES], size_t count) {
-    const __m256i by_24 = _mm256_setr_epi8(3, 4, 5, 6, 7, 0, 1, 2, 11, 12, 13, 14, 15, 8, 9, 10, 3, 4, 5, 6, 7, 0, 1,
-                                           2, 11, 12, 13, 14, 15, 8, 9, 10);
-    const __m256i by_16 = _mm256_setr_epi8(2, 3, 4, 5, 6, 7, 0, 1, 10, 11, 12, 13, 14, 15, 8, 9, 2, 3, 4, 5, 6, 7, 0,
-                                           1, 10, 11, 12, 13, 14, 15, 8, 9);
+    BLAKE2B_ROTATIONS;
     const __m256i block = _mm256_set1_epi64x(BLAKE2B_BLOCK);
     __m256i h[8], m[16], total = LOAD(state->total);
     for (int i = 0; i < 8; i++) h[i] = LOAD(state->h[i]);
@@ -80,18 +71,7 @@ __attribute__((target("avx2"))) static void compress(State *state, const uint8_t
         __m256i v0 = h[0], v1 = h[1], v2 = h[2], v3 = h[3], v4 = h[4], v5 = h[5], v6 = h[6], v7 = h[7];
         __m256i v8 = IV(0), v9 = IV(1), v10 = IV(2), v11 = IV(3);
         __m256i v12 = _mm256_xor_si256(IV(4), total), v13 = IV(5), v14 = IV(6), v15 = IV(7);
-        ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3);
-        ROUND(11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4);
-        ROUND(7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8);
-        ROUND(9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13);
-        ROUND(2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9);
-        ROUND(12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11);
-        ROUND(13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10);
-        ROUND(6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5);
-        ROUND(10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0);
-        ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3);
+        BLAKE2B_ROUNDS(ROUND);
         h[0] = _mm256_xor_si256(h[0], _mm256_xor_si256(v0, v8));
         h[1] = _mm256_xor_si256(h[1], _mm256_xor_si256(v1, v9));
         h[2] = _mm256_xor_si256(h[2], _mm256_xor_si256(v2, v10));
