@@ -15,6 +15,7 @@ from agent.cli.agent_state import limits, status
 from agent.cli.agent_watch import watch
 from agent.cli.console import json_result, print_json, print_table
 from agent.cli.go_flags import GoDuration, comma_list, ignored_flags
+from agent.cli.options import log_options
 from agent.server.flags import (
     DEFAULT_CONTROL_SOCKET,
     DEFAULT_METRICS_ADDRESS,
@@ -82,16 +83,7 @@ for _command in (status, jobs, watch, cancel, pause, resume, limits, ls, cat, re
 @click.option(
     "--backup-repository-configmap", default="", metavar="NAME", help="Velero's configuration of new repositories."
 )
-@click.option(
-    "--log-level",
-    default="info",
-    show_default=True,
-    metavar="LEVEL",
-    help="trace, debug, info, warning, error, fatal, panic.",
-)
-@click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How lines look."
-)
+@log_options
 @click.option(
     "--metrics-address",
     default=DEFAULT_METRICS_ADDRESS,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.options import log_options
+
 if TYPE_CHECKING:
     from agent.movers.protocol import Log
 
@@ -30,16 +32,7 @@ def mover() -> None:
     default="",
     help="How to get at the API server; without it by the pod's service account.  [env: KUBECONFIG]",
 )
-@click.option(
-    "--log-level",
-    default="info",
-    show_default=True,
-    metavar="LEVEL",
-    help="trace, debug, info, warning, error, fatal, panic.",
-)
-@click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How lines look."
-)
+@log_options
 def run(kind: str, name: str, kubeconfig: str, log_level: str, log_format: str) -> None:
     """Wait for the job that the agent gives to this pod, do it, and leave what it came to as termination message.
 

@@ -38,6 +38,21 @@ def duration_value(_ctx: click.Context, _param: click.Parameter, value: str | No
     return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
+def log_options(command: _C) -> _C:
+    """`--log-level` and `--log-format`, of what runs in pods: named and meant as Velero's."""
+    level = click.option(
+        "--log-level",
+        default="info",
+        show_default=True,
+        metavar="LEVEL",
+        help="trace, debug, info, warning, error, fatal, panic.",
+    )
+    form = click.option(
+        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How lines look."
+    )
+    return level(form(command))
+
+
 def source_filter(command: _C) -> _C:
     """`--source`: one source only."""
     return click.option("--source", metavar="USER@HOST:/PATH", help="Only snapshots of this source.")(command)

@@ -20,7 +20,8 @@ from pathlib import Path
 import structlog
 
 from agent.base.errors import ConfigurationError
-from agent.control.relay import carry, either
+from agent.control.relay import carry
+from agent.kube.wait import either
 
 _CREDENTIALS = struct.Struct("iII")
 _MOST_CONNECTIONS = 64

@@ -19,13 +19,14 @@ from kubernetes.aio.client.configuration import Configuration
 
 from agent import __version__
 from agent.base.errors import ControlUnreachable, KubeError
-from agent.control.relay import CHUNK, either
+from agent.control.relay import CHUNK
 from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_exec import ExecStream, execute
 from agent.kube.aio_transport import Transport, load_configuration
 from agent.kube.pods import Pod, PodPhase
 from agent.kube.resource import PODS
 from agent.kube.selector import Selector
+from agent.kube.wait import either
 
 ALL: Final = "all"
 RELAY_COMMAND: Final = ("lighter", "agent", "relay")

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
 
 from agent.base.errors import ControlUnreachable
+from agent.kube.wait import either
 
 CHUNK = 1 << 16
-
-
-async def either(*ways: Coroutine[object, object, None]) -> None:
-    """Until one way has ended; then both have."""
-    tasks = [asyncio.create_task(way) for way in ways]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for an event or for a time, whichever comes first, on a clock that may be virtual."""
+"""Waiting for an event or for a time, or for either of two ways, on a clock that may be virtual."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ _SHORTEST = 1e-6
 """Seconds; a rest of a wait that rounds to no time at all would be waited for again and again."""
 
 
-async def wait_for_event(clock: Clock, event: asyncio.Event, seconds: float) -> bool:
-    """Whether `event` was set within `seconds`. Both inner tasks are ended before this returns or is canceled."""
-    if event.is_set() or seconds <= 0:
-        return event.is_set()
-    tasks = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(clock.sleep(max(seconds, _SHORTEST)))}
+async def either(*ways: Coroutine[object, object, object]) -> None:
+    """Until one way has ended; then both have."""
+    tasks = [asyncio.create_task(way) for way in ways]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def wait_for_event(clock: Clock, event: asyncio.Event, seconds: float) -> bool:
+    """Whether `event` was set within `seconds`. Both inner tasks are ended before this returns or is canceled."""
+    if event.is_set() or seconds <= 0:
+        return event.is_set()
+    await either(event.wait(), clock.sleep(max(seconds, _SHORTEST)))
     return event.is_set()
 
 
