@@ -74,7 +74,7 @@ async def test_a_restore_that_was_cut_short_goes_on_where_it_stopped(
     with pytest.raises((StorageUnavailable, asyncio.CancelledError)):
         await task
     half = [name for name in tree(target) if not name.startswith(".lighter")]
-    assert "d4/f19" not in half or "large" not in half
+    assert 20 <= len(half) < 106
     assert any(name.startswith(".lighter-restore-") for name in tree(target))
 
     repository.left = -1
