@@ -110,6 +110,7 @@ def test_wrong_credentials_from_now_on_fail_the_next_backup(app: Workload, locat
 
 
 @pytest.mark.slow
+@pytest.mark.disturbing  # it keeps the one slot of its node for as long
 def test_store_that_is_gone_for_ever_fails_in_a_quarter_of_an_hour(
     app: Workload, door: Door, location: Location
 ) -> None:
