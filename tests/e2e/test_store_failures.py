@@ -80,11 +80,13 @@ def test_bucket_that_is_full_fails_backups_until_there_is_room(
     app: Workload, disk: FullDisk, location: Location, answer: tuple[int, str]
 ) -> None:
     location.create(s3_url=disk.s3_url)
+    data_upload(app, "files", location=location.name).wait_for("Completed")
+    app.make("files", "odd")
     disk.answer = answer
-    refused = data_upload(app, "files", location=location.name).wait_for("Failed", seconds=60)
+    refused = data_upload(app, "files", location=location.name, turn="2").wait_for("Failed", seconds=60)
     assert "storage.out-of-space" in refused["status"]["message"]
     disk.answer = None
-    data_upload(app, "files", location=location.name, turn="2").wait_for("Completed")
+    data_upload(app, "files", location=location.name, turn="3").wait_for("Completed")
 
 
 @pytest.mark.slow
