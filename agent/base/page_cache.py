@@ -1,10 +1,10 @@
 """Reads and writes of data that nobody needs again soon: they leave the page cache as they found it.
 
-A volume or a pack passes through once. What the page cache would keep of it pushes out what the node's applications
+A volume passes through once. What the page cache would keep of it pushes out what the node's applications
 use, and costs more than all else that is done with the bytes where a virtual machine has to ask its host for each page.
 Linux has `RWF_DONTCACHE` for this: what is cached already is used and stays. Its first releases, 6.14 and 6.15, raced
 with others that write the same pages, so it is asked for from 6.16 on; a file system that does not have it gets the
-plain call.
+plain call. Packs in a local folder are read in the plain way: what several files share is asked for again.
 """
 
 from __future__ import annotations
