@@ -64,6 +64,12 @@ class Cluster:
         where = [f"--namespace={namespace}"] if namespace else []
         return decode(resource.view, json.loads(self.plane.kubectl("get", _full(resource), name, "-o=json", *where)))
 
+    def knows(self, plural: str, field: str) -> bool:
+        """Whether objects of this kind have the field in their status; older servers lack some."""
+        definition = json.loads(self.plane.kubectl("get", "crd", f"{plural}.velero.io", "-o=json"))
+        (version,) = [one for one in definition["spec"]["versions"] if one["storage"]]
+        return field in version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+
     def patch(self, resource: Resource[Any], name: str, patch: JsonObject, namespace: str = "") -> None:
         where = [f"--namespace={namespace}"] if namespace else []
         self.plane.kubectl("patch", _full(resource), name, "--type=merge", f"-p={json.dumps(patch)}", *where)
