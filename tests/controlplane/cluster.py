@@ -172,7 +172,7 @@ class Cluster:
         """Phase and message of all that the agents have to do, for people."""
         columns = "KIND:.kind,NAME:.metadata.name,PHASE:.status.phase,NODE:.status.node,MESSAGE:.status.message"
         kinds = "datauploads,datadownloads,podvolumebackups,podvolumerestores"
-        return self.plane.kubectl("get", kinds, f"--namespace={NAMESPACE}", f"-o=custom-columns={columns}")
+        return self.plane.kubectl("get", kinds, f"--namespace={self.velero.namespace}", f"-o=custom-columns={columns}")
 
     def config(self, resource: str, document: Mapping[str, Any]) -> None:
         """A ConfigMap of Velero's namespace with one document."""
@@ -180,14 +180,15 @@ class Cluster:
             {
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
-                "metadata": {"name": resource, "namespace": NAMESPACE},
+                "metadata": {"name": resource, "namespace": self.velero.namespace},
                 "data": {"config": json.dumps(document)},
             }
         )
 
     def default_config(self) -> None:
         self.config(STOCK_CONFIG, {"loadConcurrency": {"globalConfig": 4}})
-        self.plane.kubectl("delete", "configmap", "lighterage-config", f"--namespace={NAMESPACE}", "--ignore-not-found")
+        where = f"--namespace={self.velero.namespace}"
+        self.plane.kubectl("delete", "configmap", "lighterage-config", where, "--ignore-not-found")
 
     # DataUploads without Velero
 
@@ -260,8 +261,12 @@ class Cluster:
 
     def leftovers(self) -> list[str]:
         """What jobs have left behind in Velero's namespace and in the storage; see `assert_clean`."""
-        found = [f"pod {pod.key}" for pod in self.objects(PODS, NAMESPACE) if pod.metadata.labels.get("role") is None]
-        found += [f"claim {claim.key}" for claim in self.objects(PERSISTENT_VOLUME_CLAIMS, NAMESPACE)]
+        found = [
+            f"pod {pod.key}"
+            for pod in self.objects(PODS, self.velero.namespace)
+            if pod.metadata.labels.get("role") is None
+        ]
+        found += [f"claim {claim.key}" for claim in self.objects(PERSISTENT_VOLUME_CLAIMS, self.velero.namespace)]
         found += [f"snapshot {one.key}" for one in self.objects(VOLUME_SNAPSHOTS) if not _is_held_by_provisioner(one)]
         found += [f"content {content.key.name}" for content in self.objects(VOLUME_SNAPSHOT_CONTENTS)]
         claimed = {claim.metadata.uid for claim in self.objects(PERSISTENT_VOLUME_CLAIMS)}

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import yaml
 
 from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_transport import load_configuration
@@ -21,9 +20,9 @@ from agent.server.rights import MOVER_RIGHTS, RIGHTS, Right
 from agent.server.self_test import Place, run_self_test
 from agent.testing.control_plane import ControlPlane, Manifest, clean_environment
 from agent.testing.control_plane_process import tool
+from tests.controlplane.charts import chart, objects
 
 ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "deploy" / "helm" / "lighterage"
 NAMESPACE = "manifests"
 OPERATOR = "monitoring.coreos.com/v1"
 """Kinds of Prometheus' operator, which are not installed here."""
@@ -53,17 +52,6 @@ def namespace(plane: ControlPlane) -> Iterator[str]:
     plane.kubectl("delete", "namespace", NAMESPACE)
 
 
-def chart(values: dict[str, Any], folder: Path) -> list[Manifest]:
-    file = folder / "values.json"
-    file.write_text(json.dumps(values))
-    command = [tool("helm"), "template", "lighterage", CHART, "--namespace", NAMESPACE, "--values", file]
-    return objects(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def objects(text: str) -> list[Manifest]:
-    return [cast(Manifest, one) for one in yaml.safe_load_all(text) if one]
-
-
 def take(plane: ControlPlane, found: list[Manifest]) -> set[str]:
     """Have the API server look at objects as strictly as it can, without keeping them; their kinds."""
     known = [one for one in found if one["apiVersion"] != OPERATOR]
@@ -78,7 +66,7 @@ def test_the_chart_is_taken_without_a_field_that_is_not_known(
     plane: ControlPlane, namespace: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
     assert namespace == NAMESPACE
-    assert {"DaemonSet", "Role", "ClusterRole", "ServiceAccount"} <= take(plane, chart(values, tmp_path))
+    assert {"DaemonSet", "Role", "ClusterRole", "ServiceAccount"} <= take(plane, chart(values, NAMESPACE, tmp_path))
 
 
 @pytest.mark.parametrize("folder", ["daemonset", "daemonset/secret-copies", "observability"])
@@ -115,7 +103,7 @@ def test_the_accounts_of_the_chart_may_do_what_is_needed_and_not_more(
     refused: tuple[tuple[str, str], ...],
 ) -> None:
     values = {"rbac": {"name": "lighterage-manifests"}, "nodeSelector": {"lighterage.test/nowhere": "true"}}
-    plane.apply(*chart(values, tmp_path))
+    plane.apply(*chart(values, NAMESPACE, tmp_path))
     try:
         account = f"--as=system:serviceaccount:{namespace}:{name}"
 
@@ -139,7 +127,7 @@ async def test_each_rule_that_is_taken_away_is_named_by_the_self_test(
     plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
     values = {"rbac": {"name": "lighterage-manifests"}, "nodeSelector": {"lighterage.test/nowhere": "true"}}
-    found = chart(values, tmp_path)
+    found = chart(values, NAMESPACE, tmp_path)
     plane.apply(*found)
     where = Place(node="nowhere", namespace=namespace, host_pods=str(tmp_path), mover_account="lighterage-mover")
     account = await load_configuration(str(plane.service_account(namespace, "node-agent")))
