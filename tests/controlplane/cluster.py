@@ -64,11 +64,16 @@ class Cluster:
         where = [f"--namespace={namespace}"] if namespace else []
         return decode(resource.view, json.loads(self.plane.kubectl("get", _full(resource), name, "-o=json", *where)))
 
-    def knows(self, plural: str, field: str) -> bool:
-        """Whether objects of this kind have the field in their status; older servers lack some."""
+    def knows(self, plural: str, *path: str) -> bool:
+        """Whether objects of this kind have a field; older servers lack some."""
         definition = json.loads(self.plane.kubectl("get", "crd", f"{plural}.velero.io", "-o=json"))
         (version,) = [one for one in definition["spec"]["versions"] if one["storage"]]
-        return field in version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+        schema = version["schema"]["openAPIV3Schema"]
+        for name in path:
+            if name not in schema["properties"]:
+                return False
+            schema = schema["properties"][name]
+        return True
 
     def patch(self, resource: Resource[Any], name: str, patch: JsonObject, namespace: str = "") -> None:
         where = [f"--namespace={namespace}"] if namespace else []
@@ -211,6 +216,7 @@ class Cluster:
             lambda: bool(self.get(VOLUME_SNAPSHOTS, name, namespace).status.bound_volume_snapshot_content_name),
         )
         found = self.get(PERSISTENT_VOLUME_CLAIMS, claim, namespace)
+        driver = {"driver": DRIVER} if self.knows("datauploads", "spec", "csiSnapshot", "driver") else {}
         self.plane.apply(
             {
                 "apiVersion": "velero.io/v2alpha1",
@@ -230,7 +236,7 @@ class Cluster:
                         "volumeSnapshot": name,
                         "storageClass": found.spec.storage_class_name or "",
                         "snapshotClass": SNAPSHOT_CLASS,
-                        "driver": DRIVER,
+                        **driver,
                     },
                     "sourcePVC": claim,
                     "sourceNamespace": namespace,
