@@ -92,6 +92,8 @@ class Machine(Generic[JobT]):
         work = self._context.movings.get(self._id(job))
         if (work is not None and work.uid != job.metadata.uid) or self._memory.knows_another(job):
             return self._forget(key, "the object was made anew", 0.0)
+        if self._context.writer.is_overwritten(job):
+            return _STORE_LAG_SECONDS
         memory = self._memory.of(job)
         if not job.status.phase.is_new:
             self._context.queue.settle(self._id(job))
@@ -473,7 +475,8 @@ class Machine(Generic[JobT]):
         job_id = self._kind.name, key
         if not self._context.movings.end(job_id, reason):
             return 1.0
-        self._memory.forget(key)
+        if (uid := self._memory.forget(key)) is not None:
+            self._context.writer.forget(uid)
         self._context.queue.settle(job_id)
         self._context.slots.release(job_id)
         return again

@@ -114,9 +114,10 @@ class Memory(Generic[JobT]):
             known.phase, known.phase_since = job.status.phase, now
         return known
 
-    def forget(self, key: Key) -> None:
-        """The object is gone, or final and nothing is left to do."""
-        self._objects.pop(key, None)
+    def forget(self, key: Key) -> str | None:
+        """The object is gone, or made anew; the uid of which was remembered."""
+        known = self._objects.pop(key, None)
+        return None if known is None else known.uid
 
     def _past(self, stamp: datetime | None) -> float:
         """Seconds since a timestamp by this machine's clock; what lies in the future is now."""
