@@ -17,8 +17,8 @@ from agent.kube.job import Phase
 from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, PODS
 from agent.testing.control_plane_velero import VeleroServer
 from tests.controlplane.agents import Agents
-from tests.controlplane.charts import chart
 from tests.controlplane.cluster import Cluster
+from tests.controlplane.manifests import chart
 
 NODES = ("n1", "n2")
 SECOND = "velero-second"
@@ -31,7 +31,7 @@ def second_velero(cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
     with ExitStack() as stack:
         stack.callback(cluster.velero.server.start)
         velero = stack.enter_context(VeleroServer(cluster.plane, cluster.s3, namespace=SECOND))
-        cluster.plane.apply(*chart({"rbac": {"name": "lighterage-second"}}, SECOND, tmp_path))
+        cluster.plane.apply(*chart({"rbac": {"name": "lighterage-second"}}, tmp_path, SECOND))
         agents = Agents(cluster.plane, cluster.nodes, velero)
         agents.log_in()
         stack.callback(cluster.plane.kubectl, "delete", "clusterrole,clusterrolebinding", "lighterage-second")
