@@ -111,7 +111,7 @@ def backup(
 
     Only what changed since the newest snapshot of the same source is read, only what the repository does not have is
     stored. Interrupted, it saves what there is if the store takes it within ten seconds, and the next run goes on from
-    there. Exit status 73: the snapshot was saved, but something could not be read.
+    there; interrupted twice, it ends at once. Exit status 73: the snapshot was saved, but something could not be read.
     """
     if full and parent:
         raise UsageError("--parent and --force-full exclude each other")
@@ -138,12 +138,18 @@ def backup(
     )
     counters, cancellation = UploadProgress(), Cancellation()
     started = time.monotonic()
+    saves = False
 
-    def interrupt() -> None:
-        note(f"\nInterrupted: saving what there is, for {options.save_within:g} seconds. Once more ends it at once.")
-        cancellation.cancel()
+    def interrupt() -> bool:
+        if saves:
+            note(
+                f"\nInterrupted: saving what there is, for {options.save_within:g} seconds. Once more ends it at once."
+            )
+            cancellation.cancel()
+        return saves
 
     async def work() -> BackupResult:
+        nonlocal saves
         async with connection.storage() as storage:
             async with (
                 connection.repository_in(storage, read_only=False) as repository,
@@ -159,6 +165,7 @@ def backup(
                 else:
                     from agent.snapshots.upload import upload_tree as upload
                 async with repository.writer(WriterOptions()) as writer:
+                    saves = True
                     result = await upload(
                         repository,
                         writer,
@@ -168,6 +175,7 @@ def backup(
                         progress=counters,
                         cancellation=cancellation,
                     )
+                    saves = False
                 stats = writer.stats
             return _result(result, counters, stats, storage.snapshot(), time.monotonic() - started)
 
