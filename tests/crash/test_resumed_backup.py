@@ -14,9 +14,11 @@ from agent.repository.repository import Repository
 from agent.snapshots import upload_tree as walk
 from agent.snapshots.model import DIRECTORY, Entry, Snapshot
 from agent.snapshots.tree import list_directory
+from agent.storage.open import open_storage
 from agent.testing.faulty_storage import FaultyStorage, KillAt
 from agent.testing.trees import Folder, noise, plant, scan
 from tests.crash.kit import Backup, Store, check_survival, copied, create, dying, opened, snapshots
+from tests.crash.processes import Commands
 
 KILLS = 2
 FILES = 40
@@ -86,4 +88,32 @@ async def test_a_killed_backup_is_gone_on_with_from_what_it_left(
         await check_survival(left, {result.snapshot.id: scan(data)}, tmp_path)
         if resumed == KILLS:
             break
+    assert resumed
+
+
+async def test_a_command_that_was_killed_is_gone_on_with_from_what_it_left(tmp_path: Path, rng: random.Random) -> None:
+    below = {b"d%d" % d: Folder({b"f%d" % f: noise(FILE_BYTES, 10 * d + f) for f in range(10)}) for d in range(12)}
+    total = 120 * FILE_BYTES
+    plant(tmp_path / "data", Folder(below))
+    url = f"file://{tmp_path}/repository"
+    resumed = 0
+    with Commands(tmp_path, url) as commands:
+        commands.run("repository", "create", "--splitter=DYNAMIC-128K-BUZHASH")
+        commands.warm_up()
+        commands.run("backup", str(tmp_path / "data"), "--source=a@b:/whole")
+        for number in range(10):
+            backup = ("backup", str(tmp_path / "data"), f"--source=a@b:/{number}", "--parallel=1")
+            if not commands.kill(rng.uniform(0.3, 1), *backup, "--checkpoint-interval=0s"):
+                continue
+            storage = await open_storage(url)
+            async with opened(storage) as repo:
+                found = [snapshot for snapshot in await snapshots(repo) if snapshot.source.path == f"/{number}"]
+                covered = await shown(repo, found[-1] if found else None)
+            await storage.close()
+            again = commands.run(*backup)
+            assert again["parents"] == [snapshot.id for snapshot in found]
+            assert again["readBytes"] == total - covered
+            resumed += covered > 0
+            if resumed == KILLS:
+                break
     assert resumed
