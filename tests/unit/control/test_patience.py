@@ -71,7 +71,7 @@ async def silent(by_token: TlsAgent) -> AsyncIterator[tuple[SilentReviewer, grpc
 
 
 async def until(what: Any) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not what():  # noqa: ASYNC110 - what is counted is not told
             await asyncio.sleep(0.01)
 

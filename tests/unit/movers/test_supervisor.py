@@ -81,7 +81,7 @@ def _is_running(pid):
 
 
 async def _until_gone(pid):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while _is_running(pid):  # noqa: ASYNC110  # nobody tells when somebody else's process is gone
             await asyncio.sleep(0.01)
 
