@@ -154,7 +154,7 @@ class SeaweedServer(_Server):
 
     def request_counts(self) -> dict[str, int]:
         """S3 requests since the start by kind (`PUT`, `GET`, `LIST`, …), as the gateway's own metrics count them."""
-        with _open(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10) as answer:
+        with _open(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         counts: Counter[str] = Counter()
         for family in text_string_to_metric_families(text):
@@ -167,7 +167,7 @@ class SeaweedServer(_Server):
         """Make an empty bucket; names have at least three characters."""
         url = f"http://127.0.0.1:{self._filer_port}/buckets/{name}/"
         request = urllib.request.Request(url, method="POST")
-        _open(request, timeout=10).close()
+        _open(request, timeout=60).close()
 
     def _command(self) -> list[str]:
         identity = {
