@@ -63,9 +63,11 @@ def stat_many(
     """lstat of each name."""
 
 def read_many(
-    directory: int, names: Sequence[bytes], limit: int, total: int, /
+    directory: int, names: Sequence[bytes], limit: int, total: int, flags: int, /
 ) -> list[tuple[tuple[int, int, int, int, int, int, int, int, int], bytes | None] | int]:
     """Each regular file whole, links not followed; None for data beyond `limit` bytes or without room in `total`.
+
+    `flags` are those of preadv2(2), left out where the file system does not have them.
 
     A directory is EISDIR, anything else that is no regular file ESTALE.
     """

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define LIST_BYTES (128 * 1024)
@@ -145,8 +146,21 @@ static PyObject *stat_many(PyObject *self, PyObject *args) {
     return result;
 }
 
+/* read(2) with flags of preadv2(2), which become 0 where the file system does not have them. The system call itself: the
+ * oldest C library that wheels are built for does not know its name. */
+static ssize_t read_flagged(int fd, void *data, size_t length, int *flags) {
+    for (;;) {
+        struct iovec vector = {data, length};
+        ssize_t got = *flags ? syscall(SYS_preadv2, fd, &vector, 1, -1L, -1L, *flags) : read(fd, data, length);
+        if (got >= 0) return got;
+        if (errno == EINTR) continue;
+        if (!*flags || (errno != EOPNOTSUPP && errno != EINVAL && errno != ENOSYS)) return got;
+        *flags = 0;
+    }
+}
+
 /* Reads to the end of the file, at most `limit` bytes; longer files leave too_large set and no data. */
-static int read_whole(int fd, struct looked_up *item, size_t limit) {
+static int read_whole(int fd, struct looked_up *item, size_t limit, int *flags) {
     size_t capacity = (size_t)item->st.st_size < READ_START ? READ_START : (size_t)item->st.st_size + 1;
     if (item->st.st_size > 0 && (size_t)item->st.st_size > limit) {
         item->too_large = 1;
@@ -171,8 +185,7 @@ static int read_whole(int fd, struct looked_up *item, size_t limit) {
             }
             data = larger;
         }
-        ssize_t got = read(fd, data + length, capacity - length);
-        if (got < 0 && errno == EINTR) continue;
+        ssize_t got = read_flagged(fd, data + length, capacity - length, flags);
         if (got < 0) {
             int error = errno;
             free(data);
@@ -200,7 +213,8 @@ static PyObject *read_many(PyObject *self, PyObject *args) {
     int dir_fd;
     PyObject *names, *keep;
     Py_ssize_t count, limit, total;
-    if (!PyArg_ParseTuple(args, "iOnn", &dir_fd, &names, &limit, &total)) return NULL;
+    int flags;
+    if (!PyArg_ParseTuple(args, "iOnni", &dir_fd, &names, &limit, &total, &flags)) return NULL;
     if (limit < 0 || total < 0 || limit > PY_SSIZE_T_MAX / 2) {
         PyErr_SetString(PyExc_ValueError, "limits are not negative and fit in memory");
         return NULL;
@@ -225,7 +239,7 @@ static PyObject *read_many(PyObject *self, PyObject *args) {
         else if (!S_ISREG(item->st.st_mode))
             item->error = ESTALE;
         else
-            item->error = read_whole(fd, item, left < (size_t)limit ? left : (size_t)limit);
+            item->error = read_whole(fd, item, left < (size_t)limit ? left : (size_t)limit, &flags);
         left -= item->length;
         close(fd);
     }

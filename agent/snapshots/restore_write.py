@@ -28,8 +28,8 @@ from agent.volumes.tree_write import DirectoryWriter, NewEntry, Written, target_
 
 SMALL_FILE = 1 << 20
 BATCH_FILES = 512
-BATCH_BYTES = 4 << 20
-PENDING_BYTES = 8 << 20
+BATCH_BYTES = 1 << 20
+PENDING_BYTES = 2 << 20
 
 R = TypeVar("R")
 

@@ -13,6 +13,7 @@ import msgspec
 
 from agent import _native
 from agent.base.errors import VolumeError, VolumeOutOfSpace
+from agent.base.page_cache import write_once
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -121,7 +122,7 @@ def write_all_at(fd: int, data: memoryview, offset: int) -> None:
     """
     done = 0
     while done < len(data):
-        put = os.pwrite(fd, data[done : done + _WRITE], offset + done)
+        put = write_once(fd, data[done : done + _WRITE], offset + done)
         if not put:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         done += put

@@ -6,6 +6,8 @@ import os
 from types import TracebackType
 from typing import Self
 
+from agent.base.page_cache import read_once
+
 
 class OpenFile:
     """Owns a descriptor. Use it as a context manager, or `close` it."""
@@ -18,7 +20,7 @@ class OpenFile:
         view = memoryview(buffer).cast("B")
         done = 0
         while done < len(view):
-            got = os.preadv(self._fd, [view[done:]], offset + done)
+            got = read_once(self._fd, view[done:], offset + done)
             if not got:
                 break
             done += got

@@ -19,6 +19,7 @@ from typing import Self
 import msgspec
 
 from agent import _native
+from agent.base import page_cache
 from agent.base.errors import SourceNotFound, SourceUnreadable, VolumeError
 from agent.volumes.attributes import Attributes, FileKind, attributes_of
 from agent.volumes.handles import DEFAULT_OPEN_DIRECTORIES, DirectoryHandles, DirectoryNode, is_entry_name
@@ -187,7 +188,7 @@ class DirectoryReader:
         The attributes are those of the open file before its first byte was read.
         """
         with self._tree.handles.pinned(self._node) as fd:
-            found = _native.read_many(fd, names, limit, total)
+            found = _native.read_many(fd, names, limit, total, page_cache.ONCE)
         return [
             Unreadable(name, item) if isinstance(item, int) else FileContent(name, Attributes(*item[0]), item[1])
             for name, item in zip(names, found, strict=True)
