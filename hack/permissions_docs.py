@@ -44,6 +44,12 @@ cluster is a lot, so this is a grant of its own: `deploy/daemonset/secret-copies
 """
 
 _POD = """\
+## Only for the control API at an address
+
+An agent that listens at an address has the API server review its callers' tokens and rights (TokenReview and
+SubjectAccessReview), which takes a binding to the cluster's own role `system:auth-delegator`; what callers need is in
+[control-api.md](control-api.md#at-an-address). Over the Unix socket it asks nobody.
+
 ## On the node
 
 The pod runs as user 0 with a read-only root file system, without privilege escalation, under the runtime's seccomp

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import re
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from agent.base.errors import CanceledError, LighterageError, MoverOutOfMemory
 from agent.movers.spec import JobError, Secrets
@@ -52,6 +53,9 @@ def secret_words(secrets: Secrets) -> Iterator[str]:
         yield from filter(None, (user_info, user_info.partition(":")[2]))
     if secrets.sse_customer_key:
         yield secrets.sse_customer_key.hex()
+    for header in secrets.trace_headers.split(","):
+        value = unquote(header.partition("=")[2]).strip()
+        yield from (word for word in (value, *value.split()) if len(word) >= _SHORTEST_IN_FILE)
     for line in secrets.credentials.splitlines():
         value = line.partition("=")[2].strip()
         if len(value) >= _SHORTEST_IN_FILE:

@@ -65,6 +65,8 @@ class Secrets(msgspec.Struct, frozen=True, kw_only=True):
     proxy: str = ""
     """`http://[user:password@]host:port`."""
     sse_customer_key: bytes = b""
+    trace_headers: str = ""
+    """What a collector wants to be shown, as `OTEL_EXPORTER_OTLP_HEADERS` has it."""
 
     def __repr__(self) -> str:
         return "Secrets(…)"

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+import msgspec
+
 from agent.base.clock import Clock
 from agent.base.errors import (
     CanceledError,
@@ -51,6 +53,7 @@ from agent.movers.protocol import (
 )
 from agent.movers.spawner import Child, Spawner
 from agent.movers.spec import JobResult, JobSpec, Progress, RateLimits, Secrets, check_result
+from agent.observe.tracing import trace_headers
 
 _CHUNK = 1 << 16
 _MEMORY_HINT = "raise the memory limit of workers, or lower the number of threads of a job"
@@ -95,10 +98,11 @@ class Movers:
     """All workers of this agent."""
 
     def __init__(self, options: MoverOptions, clock: Clock, environ: Mapping[str, str]) -> None:
-        """`environ` is the agent's; workers see what is harmless of it."""
+        """`environ` is the agent's; workers see what is harmless of it, and are told what a collector wants shown."""
         self._options = options
         self._clock = clock
         self._spawner = Spawner(environ)
+        self._trace_headers = trace_headers(environ)
         self._concurrency = options.concurrency
         self._running = 0
         self._room = asyncio.Condition()
@@ -137,6 +141,7 @@ class Movers:
         async with self._room:
             await self._room.wait_for(lambda: self._running < self._concurrency)
             self._running += 1
+        secrets = msgspec.structs.replace(secrets, trace_headers=self._trace_headers)
         try:
             async with self._worker(spec, secrets, callbacks or JobCallbacks()) as job:
                 yield job

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, Protocol
 
@@ -64,8 +65,10 @@ class Link(Protocol):
         ...
 
 
-async def run_job(link: Link, clock: Clock, tracing: Tracing | None = None) -> int:
-    """Serve one job from `Start` to `Finished`; the exit status of the process. Its spans go to `tracing`.
+async def run_job(link: Link, clock: Clock, traces: Callable[[str], Tracing] = lambda _: Tracing()) -> int:
+    """Serve one job from `Start` to `Finished`; the exit status of the process.
+
+    Its spans go to what `traces` makes of the headers that a collector wants.
 
     0 means that a `Finished` was sent, whatever it says.
     """
@@ -78,7 +81,7 @@ async def run_job(link: Link, clock: Clock, tracing: Tracing | None = None) -> i
     except MoverProtocolError as error:
         await link.send(Finished(error=describe(error, Redactor(Secrets(password="")))))
         return 0
-    finished = await _Job(link, clock, first, tracing or Tracing()).run()
+    finished = await _Job(link, clock, first, traces(first.secrets.trace_headers)).run()
     if finished is None:
         return ORPHANED
     await link.send(finished)
@@ -197,9 +200,14 @@ def main(connection: socket.socket) -> NoReturn:
 async def _serve(connection: socket.socket) -> NoReturn:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     channel = Channel(reader, writer, to_worker)
-    tracing = tracing_from(os.environ, {})
-    status = await run_job(channel, SystemClock(), tracing)
-    await asyncio.gather(_until_heard(channel), tracing.close(_TRACES_WITHIN))
+    opened: list[Tracing] = []
+
+    def traces(headers: str) -> Tracing:
+        opened.append(tracing_from(os.environ, {}, headers))
+        return opened[-1]
+
+    status = await run_job(channel, SystemClock(), traces)
+    await asyncio.gather(_until_heard(channel), *(tracing.close(_TRACES_WITHIN) for tracing in opened))
     await channel.close()
     sys.stdout.flush()
     sys.stderr.flush()

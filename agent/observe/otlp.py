@@ -41,8 +41,8 @@ class OtlpTracing(Tracing):
 
     on = True
 
-    def __init__(self, attributes: Mapping[str, Value]) -> None:
-        """The endpoint and how to reach it are read from the process's environment."""
+    def __init__(self, attributes: Mapping[str, Value], headers: str = "") -> None:
+        """The endpoint and how to reach it are read from the process's environment; `headers` too when empty."""
         own = Resource(
             {SERVICE_NAME: _SERVICE, "service.version": __version__, "process.pid": os.getpid(), **attributes}
         )
@@ -53,7 +53,7 @@ class OtlpTracing(Tracing):
             id_generator=self._ids,
             shutdown_on_exit=False,
         )
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(headers=headers or None)))
         self._tracer = self._provider.get_tracer(_SERVICE, __version__)
 
     def record(self, span: Span) -> None:

@@ -22,6 +22,7 @@ from agent.base.errors import LighterageError
 _log = structlog.stdlib.get_logger(__name__)
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_HEADERS: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})", re.ASCII)
 _SAMPLED: Final = 1
@@ -74,10 +75,16 @@ class Tracing:
         """Send what was recorded, for so many seconds at most."""
 
 
-def tracing_from(environ: Mapping[str, str], attributes: Mapping[str, Value]) -> Tracing:
+def trace_headers(environ: Mapping[str, str]) -> str:
+    """What a collector wants to be shown, `name=value,…`: the only one of the variables that may be secret."""
+    return next(filter(None, map(environ.get, _HEADERS)), "")
+
+
+def tracing_from(environ: Mapping[str, str], attributes: Mapping[str, Value], headers: str = "") -> Tracing:
     """As the variables say. `attributes` are of all spans, and give way to `OTEL_RESOURCE_ATTRIBUTES`.
 
-    `environ` has to be the process's own: the libraries read the details there.
+    `environ` has to be the process's own: the libraries read the details there. `headers` are for processes whose
+    environment lacks them (`trace_headers`).
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Tracing()
@@ -93,7 +100,7 @@ def tracing_from(environ: Mapping[str, str], attributes: Mapping[str, Value]) ->
         _log.warning("no traces are sent: the extra `tracing` is not installed", error=str(error))
         return Tracing()
     try:
-        return OtlpTracing(attributes)
+        return OtlpTracing(attributes, headers)
     except Exception as error:  # noqa: BLE001  # libraries refuse values in many ways, and no job is to fail for that
         _log.warning("no traces are sent: the variables for them are wrong", error=repr(error))
         return Tracing()

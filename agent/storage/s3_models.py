@@ -2,7 +2,8 @@
 
 The library's own loader walks the folders of all 400 services to learn that `s3` exists, keeps a megabyte of endpoints
 for the few services that are needed, and the documentation of every shape. This one looks into one folder, parses with
-a faster parser and drops what no request needs.
+a faster parser and drops what no request needs: documentation, and of S3 itself the operations that nobody asks for,
+with all that only they describe.
 """
 
 from __future__ import annotations
@@ -17,6 +18,25 @@ from botocore.loaders import Loader
 
 _NEEDED = frozenset({"s3", "sts", "sso", "oidc", "portal.sso"})
 """Names in endpoints.json: the store, and where credentials may come from."""
+
+_OPERATIONS = frozenset(
+    {
+        "AbortMultipartUpload",
+        "CompleteMultipartUpload",
+        "CreateMultipartUpload",
+        "CreateSession",  # botocore's own, for directory buckets
+        "DeleteObject",
+        "DeleteObjects",
+        "GetObject",
+        "HeadBucket",  # botocore's own, to learn a bucket's region
+        "HeadObject",
+        "ListMultipartUploads",
+        "ListObjectsV2",
+        "PutObject",
+        "UploadPart",
+    }
+)
+"""Of S3, those that are asked for."""
 
 
 class _Partition(msgspec.Struct):
@@ -44,9 +64,11 @@ class LeanFiles:
             return None
         if os.path.basename(file_path) == "endpoints":
             return _endpoints(data)
-        parsed: dict[str, Any] = msgspec.json.decode(data)
         if os.path.basename(file_path) == "service-2":
-            _drop_documentation(parsed)
+            model = _service(data)
+            _drop_documentation(model)
+            return model
+        parsed: dict[str, Any] = msgspec.json.decode(data)
         return parsed
 
 
@@ -84,6 +106,32 @@ def _endpoints(data: bytes) -> dict[str, Any]:
         )
         partitions.append(msgspec.json.decode(msgspec.json.encode(partition)))
     return {"partitions": partitions, "version": file.version}
+
+
+def _service(data: bytes) -> dict[str, Any]:
+    """The model of a service; of S3 the needed operations and the shapes that are reached from them."""
+    parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    metadata = msgspec.json.decode(parts.get("metadata", b"{}"))
+    if metadata.get("serviceId") != "S3":
+        whole: dict[str, Any] = msgspec.json.decode(data)
+        return whole
+    operations = msgspec.json.decode(parts.pop("operations"), type=dict[str, msgspec.Raw])
+    shapes = msgspec.json.decode(parts.pop("shapes"), type=dict[str, msgspec.Raw])
+    model: dict[str, Any] = {name: msgspec.json.decode(part) for name, part in parts.items()}
+    model["operations"] = {name: msgspec.json.decode(operations[name]) for name in _OPERATIONS & operations.keys()}
+    model["shapes"] = needed = {}
+    todo: list[Any] = list(model["operations"].values())
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            name = node.get("shape")
+            if isinstance(name, str) and name not in needed:
+                needed[name] = msgspec.json.decode(shapes[name])
+                todo.append(needed[name])
+            todo.extend(node.values())
+        elif isinstance(node, list):
+            todo.extend(node)
+    return model
 
 
 def _drop_documentation(model: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self) -> None:
         self.spans: list[ReceivedSpan] = []
         """In the order in which they came."""
+        self.authorizations: set[str] = set()
+        """What senders have shown; empty for nothing."""
         self._server = grpc.server(ThreadPoolExecutor(2))
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -45,6 +47,8 @@ class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer):
         self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
     ) -> trace_service_pb2.ExportTraceServiceResponse:
         """Keep what was sent."""
+        shown = dict(context.invocation_metadata() or ())
+        self.authorizations.add(str(shown.get("authorization", "")))
         for sent in request.resource_spans:
             resource = _plain(sent.resource.attributes)
             for scope in sent.scope_spans:

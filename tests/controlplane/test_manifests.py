@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -21,10 +22,10 @@ from agent.server.rights import MOVER_RIGHTS, RIGHTS, Right
 from agent.server.self_test import Place, run_self_test
 from agent.testing.control_plane import ControlPlane, Manifest, clean_environment
 from agent.testing.control_plane_process import tool
+from tests.controlplane.manifests import DEPLOY, chart, objects
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "deploy" / "helm" / "lighterage"
 NAMESPACE = "manifests"
+NOWHERE = {"lighterage.test/nowhere": "true"}
 OPERATOR = "monitoring.coreos.com/v1"
 """Kinds of Prometheus' operator, which are not installed here."""
 
@@ -42,6 +43,20 @@ VALUES: dict[str, dict[str, Any]] = {
         "priorityClassName": "system-node-critical",
         "scratch": {"sizeLimit": "10Gi"},
     },
+    "accounts and objects of somebody else": {
+        "serviceAccount": {"name": "velero", "annotations": {"eks.amazonaws.com/role-arn": "arn"}},
+        "moverServiceAccount": {"name": ""},
+        "imagePullSecrets": [{"name": "pull"}],
+        "image": {"repository": "registry.example.com/lighterage", "digest": "sha256:" + "0" * 64},
+        "affinity": {"podAntiAffinity": {}},
+        "extraCapabilities": ["SYS_ADMIN"],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
+        "seccompProfile": {"type": "Localhost", "localhostProfile": "agent.json"},
+        "kubeletRootDir": "/var/snap/kubelet",
+        "podLabels": {"team": "storage"},
+        "podAnnotations": {"a": "b"},
+    },
     "without host paths": {"hostPaths": False, "credentialsSecret": "", "updateStrategy": {"type": "RollingUpdate"}},
 }
 
@@ -53,23 +68,18 @@ def namespace(plane: ControlPlane) -> Iterator[str]:
     plane.kubectl("delete", "namespace", NAMESPACE)
 
 
-def chart(values: dict[str, Any], folder: Path) -> list[Manifest]:
-    file = folder / "values.json"
-    file.write_text(json.dumps(values))
-    command = [tool("helm"), "template", "lighterage", CHART, "--namespace", NAMESPACE, "--values", file]
-    return objects(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def objects(text: str) -> list[Manifest]:
-    return [cast(Manifest, one) for one in yaml.safe_load_all(text) if one]
-
-
 def take(plane: ControlPlane, found: list[Manifest]) -> set[str]:
-    """Have the API server look at objects as strictly as it can, without keeping them; their kinds."""
+    """Have the API server take objects, by a dry run as strict as it can be and then for real; their kinds."""
     known = [one for one in found if one["apiVersion"] != OPERATOR]
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": known})
-    arguments = ("--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-")
-    plane.kubectl("apply", *arguments, stdin=listed)
+    arguments = ("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-")
+    plane.kubectl(*arguments, "--dry-run=server", stdin=listed)
+    try:
+        plane.kubectl(*arguments, stdin=listed)
+    finally:
+        cluster_wide = [one for one in known if str(one["kind"]).startswith("Cluster")]
+        listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": cluster_wide})
+        plane.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=listed)
     return {str(one["kind"]) for one in known}
 
 
@@ -77,21 +87,64 @@ def take(plane: ControlPlane, found: list[Manifest]) -> set[str]:
 def test_the_chart_is_taken_without_a_field_that_is_not_known(
     plane: ControlPlane, namespace: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert namespace == NAMESPACE
-    assert {"DaemonSet", "Role", "ClusterRole", "ServiceAccount"} <= take(plane, chart(values, tmp_path))
+    named = {**values, "rbac": {"name": "lighterage-manifests", **values.get("rbac", {})}, "nodeSelector": NOWHERE}
+    assert {"DaemonSet", "Role", "ClusterRole", "ServiceAccount"} <= take(plane, chart(named, tmp_path, namespace))
 
 
-@pytest.mark.parametrize("folder", ["daemonset", "daemonset/secret-copies", "observability"])
+@pytest.mark.parametrize(
+    ("folders", "kinds"),
+    [
+        (["daemonset"], {"DaemonSet", "ClusterRoleBinding"}),
+        (["daemonset", "daemonset/secret-copies"], {"DaemonSet", "ClusterRoleBinding"}),
+        (["observability"], {"ConfigMap", "NetworkPolicy"}),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
 def test_what_kustomize_makes_is_taken_without_a_field_that_is_not_known(
-    plane: ControlPlane, namespace: str, folder: str
+    plane: ControlPlane, namespace: str, tmp_path: Path, folders: list[str], kinds: set[str]
 ) -> None:
-    found = objects(plane.kubectl("kustomize", str(ROOT / "deploy" / folder)))
+    found = overlay(plane, tmp_path, {"namespace": namespace, "resources": [str(DEPLOY / one) for one in folders]})
+    assert kinds <= take(plane, _apart(found))
+
+
+def test_the_overlay_of_the_guide_moves_everything_to_its_namespace(
+    plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    guide = (DEPLOY.parent / "docs" / "install.md").read_text(encoding="utf-8")
+    (block,) = (one for one in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL) if "Kustomization" in one)
+    wanted = yaml.safe_load(block)
+    wanted["resources"] = [one.replace("../lighterage/deploy", str(DEPLOY)) for one in wanted["resources"]]
+    found = overlay(plane, tmp_path, {**wanted, "namespace": namespace})
     for one in found:
         metadata = cast(Manifest, one["metadata"])
-        if "namespace" in metadata:
-            assert metadata["namespace"] == "velero"
-            metadata["namespace"] = namespace
-    assert take(plane, found)
+        assert metadata.get("namespace", namespace) == namespace
+        for subject in cast(list[Manifest], one.get("subjects", [])):
+            assert subject["namespace"] == namespace, metadata["name"]
+    assert take(plane, _apart(found))
+    (container,) = json.loads(plane.kubectl("get", "daemonset", "node-agent", f"--namespace={namespace}", "-o=json"))[
+        "spec"
+    ]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.com/lighterage:0.1.0"
+    assert container["args"][-1] == "--node-agent-configmap=node-agent-config"
+
+
+def overlay(plane: ControlPlane, folder: Path, kustomization: dict[str, Any]) -> list[Manifest]:
+    """What `kubectl kustomize` makes of a folder that names ours."""
+    resources = [os.path.relpath(one, folder) for one in kustomization["resources"]]
+    (folder / "kustomization.yaml").write_text(json.dumps({**kustomization, "resources": resources}))
+    return objects(plane.kubectl("kustomize", str(folder)))
+
+
+def _apart(found: list[Manifest]) -> list[Manifest]:
+    """The same with cluster roles of names that no agent of these tests needs, and without pods."""
+    text = json.dumps(found)
+    for name in ("lighterage-node-agent", "lighterage-secret-copies"):
+        text = text.replace(f'"{name}"', f'"{name}-manifests"')
+    apart = cast(list[Manifest], json.loads(text))
+    for one in apart:
+        if one["kind"] == "DaemonSet":
+            cast(Any, one)["spec"]["template"]["spec"]["nodeSelector"] = NOWHERE
+    return apart
 
 
 @pytest.mark.check(46)
@@ -114,8 +167,8 @@ def test_the_accounts_of_the_chart_may_do_what_is_needed_and_not_more(
     rights: tuple[Right, ...],
     refused: tuple[tuple[str, str], ...],
 ) -> None:
-    values = {"rbac": {"name": "lighterage-manifests"}, "nodeSelector": {"lighterage.test/nowhere": "true"}}
-    plane.apply(*chart(values, tmp_path))
+    values = {"rbac": {"name": "lighterage-manifests"}, "nodeSelector": NOWHERE}
+    plane.apply(*chart(values, tmp_path, namespace))
     try:
         account = f"--as=system:serviceaccount:{namespace}:{name}"
 
@@ -138,8 +191,8 @@ def test_the_accounts_of_the_chart_may_do_what_is_needed_and_not_more(
 async def test_each_rule_that_is_taken_away_is_named_by_the_self_test(
     plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
-    values = {"rbac": {"name": "lighterage-manifests"}, "nodeSelector": {"lighterage.test/nowhere": "true"}}
-    found = chart(values, tmp_path)
+    values = {"rbac": {"name": "lighterage-manifests"}, "nodeSelector": NOWHERE}
+    found = chart(values, tmp_path, namespace)
     plane.apply(*found)
     where = Place(node="nowhere", namespace=namespace, host_pods=str(tmp_path), mover_account="lighterage-mover")
     account = await load_configuration(str(plane.service_account(namespace, "node-agent")))
@@ -191,7 +244,7 @@ def test_what_the_guide_says_takes_finalizers_and_annotations_away(
         "operationTimeout": "10m0s",
     }
     plane.apply({"apiVersion": "velero.io/v2alpha1", "kind": "DataUpload", "metadata": metadata, "spec": spec})
-    guide = (ROOT / "docs" / "switching.md").read_text(encoding="utf-8")
+    guide = (DEPLOY.parent / "docs" / "switching.md").read_text(encoding="utf-8")
     (block,) = (one for one in re.findall(r"```sh cluster\n(.*?)```", guide, re.DOTALL) if "finalizers" in one)
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(f'#!/bin/sh\nexec {tool("kubectl")} --kubeconfig={plane.kubeconfig} "$@"\n')

@@ -1,4 +1,7 @@
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +20,9 @@ from agent.storage.s3 import S3Storage
 from agent.storage.s3_config import S3Config
 from agent.testing.s3_server import SeaweedServer, free_ports
 from tests.storage.conftest import config_for
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
 
 pytestmark = pytest.mark.s3
 
@@ -108,14 +114,14 @@ async def test_the_whole_stack_opens_from_a_url(seaweed: SeaweedServer, monkeypa
         await storage.close()
 
 
-async def test_puts_carry_content_type_tags_and_checksum(seaweed: SeaweedServer) -> None:
+async def test_puts_carry_content_type_tags_and_checksum(seaweed: SeaweedServer, client: S3Client) -> None:
     for checksum in ("MD5", "CRC32", "SHA1", "SHA256", ""):
         for sign in (False, True):
             config = config_for(seaweed, "blobs", checksum=checksum, tags=(("team", "a b"),), sign_payload=sign)
             storage = await S3Storage.open(config)
             await storage.put(PACK, [b"x" * 300_000])
-            head = await storage._client.head_object(Bucket="blobs", Key=config.prefix + PACK)
-            tags = await storage._client.get_object_tagging(Bucket="blobs", Key=config.prefix + PACK)
+            head = await client.head_object(Bucket="blobs", Key=config.prefix + PACK)
+            tags = await client.get_object_tagging(Bucket="blobs", Key=config.prefix + PACK)
             await storage.close()
             assert head["ContentType"] == "application/x-kopia"
             assert tags["TagSet"] == [{"Key": "team", "Value": "a b"}]

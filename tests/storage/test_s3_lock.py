@@ -1,7 +1,10 @@
 """Object Lock, conditional puts and unfinished uploads where a server really enforces and keeps them."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +14,9 @@ from agent.storage.s3 import S3Storage
 from agent.testing.s3_server import SeaweedServer
 from tests.storage.conftest import config_for
 
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
+
 pytestmark = pytest.mark.s3
 
 PACK = BlobId("p3c92c8baa4cf86d6bb6c295f1e7b6f10-sc5b5ef52f1dcd742147")
@@ -19,30 +25,30 @@ HOUR_NS = 3600 * 10**9
 
 
 @pytest.fixture
-async def locking(seaweed: SeaweedServer) -> AsyncIterator[S3Storage]:
+async def locking(seaweed: SeaweedServer, client: S3Client) -> AsyncIterator[S3Storage]:
     """In a bucket that was made with Object Lock."""
+    buckets = await client.list_buckets()
+    if "locked" not in {bucket["Name"] for bucket in buckets["Buckets"]}:
+        await client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     config = config_for(seaweed, "locked", multipart_threshold=5 * MIB, multipart_part_size=5 * MIB)
     storage = await S3Storage.open(config)
-    buckets = await storage._client.list_buckets()
-    if "locked" not in {bucket["Name"] for bucket in buckets["Buckets"]}:
-        await storage._client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
     yield storage
     await storage.close()
 
 
 @pytest.mark.parametrize("size", [100, 6 * MIB])
-async def test_a_blob_under_compliance_cannot_be_deleted(locking: S3Storage, size: int) -> None:
+async def test_a_blob_under_compliance_cannot_be_deleted(locking: S3Storage, client: S3Client, size: int) -> None:
     until = time.time_ns() + HOUR_NS
     await locking.put(PACK, [bytes(size)], retention=Retention("COMPLIANCE", until))
     key = locking._config.prefix + PACK
-    head = await locking._client.head_object(Bucket="locked", Key=key)
+    head = await client.head_object(Bucket="locked", Key=key)
     assert head["ObjectLockMode"] == "COMPLIANCE"
     assert abs(head["ObjectLockRetainUntilDate"].timestamp() - until / 1e9) <= 1
     with pytest.raises(Exception, match=r"(?i)denied|lock|retention"):
-        await locking._client.delete_object(Bucket="locked", Key=key, VersionId=head["VersionId"])
+        await client.delete_object(Bucket="locked", Key=key, VersionId=head["VersionId"])
     # without a version the store hides the blob behind a marker and keeps it
     await locking.delete([PACK])
-    answer = await locking._client.head_object(Bucket="locked", Key=key, VersionId=head["VersionId"])
+    answer = await client.head_object(Bucket="locked", Key=key, VersionId=head["VersionId"])
     assert answer["ContentLength"] == size
 
 

@@ -108,9 +108,12 @@ class FakeNode:
     """Implements `Node`."""
 
     not_ready: str = ""
+    name: str = NODE
 
     def state(self) -> NodeState:
-        return NodeState(name=NODE, version="1.2.3", namespace="velero", started_ns=10**18, not_ready=self.not_ready)
+        return NodeState(
+            name=self.name, version="1.2.3", namespace="velero", started_ns=10**18, not_ready=self.not_ready
+        )
 
 
 class FakeWorker:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -18,9 +20,11 @@ from aiohttp import WSMsgType, web
 from agent.base.errors import ControlUnreachable
 from agent.cli.agent_jobs import JobsResult
 from agent.cli.agent_state import StatusResult
+from agent.cli.agent_watch import WatchLine
 from agent.control.client import Target, connect
 from agent.control.nodes import ALL, RELAY_COMMAND, Cluster, Reached, reached
 from agent.control.serve import serve_socket
+from agent.kube.job import Phase
 from tests.unit.control.control_kit import NODE, World, job
 from tests.unit.control.tls_kit import ALICE, Authority, TlsAgent
 
@@ -138,8 +142,9 @@ def cluster(api: ApiServer, *nodes: str, port: int = 0) -> Cluster:
 @asynccontextmanager
 async def agent_of(api: ApiServer, node: str, *jobs: str) -> AsyncIterator[World]:
     world = World()
+    world.node.name = node
     for name in jobs:
-        world.jobs.put(job(name))
+        world.jobs.put(job(name, node=node))
     async with serve_socket(world.parts, world.clock, api.add(node)):
         yield world
 
@@ -212,6 +217,74 @@ async def test_commands_merge_what_the_agents_of_all_nodes_say(api: ApiServer) -
         status, out, err = await _lighter("agent", "status", *target)
         assert status == ControlUnreachable.exit_status and "n3" in err
         assert len(msgspec.json.decode(out.splitlines()[0], type=StatusResult).agents) == 2, "the others are shown"
+
+
+async def test_watch_tells_the_progress_of_all_nodes_until_all_has_ended(api: ApiServer) -> None:
+    seen: dict[str, WatchLine] = {}
+
+    async def read_until(stream: asyncio.StreamReader, check: Callable[[], bool]) -> None:
+        while not check():
+            line = msgspec.json.decode(await stream.readline(), type=WatchLine)
+            seen[line.job.name] = line
+
+    def done() -> dict[str, int]:
+        return {name: line.job.bytes_done for name, line in seen.items()}
+
+    async with agent_of(api, "n1", "one") as first, agent_of(api, "n2", "two") as second, asyncio.timeout(120):
+        process = await _started(*_of_all_nodes(api), "--json", "--until-finished", stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        await read_until(process.stdout, lambda: len(seen) == 2)
+        first.jobs.move("one", 10)
+        second.jobs.move("two", 20)
+        await read_until(process.stdout, lambda: done() == {"one": 10, "two": 20})
+        first.jobs.put(job("one", node="n1", phase=Phase.COMPLETED))
+        second.jobs.move("two", 90)
+        await read_until(process.stdout, lambda: seen["one"].job.phase == "Completed" and done()["two"] == 90)
+        assert {name: line.job.node for name, line in seen.items()} == {"one": "n1", "two": "n2"}
+        assert process.returncode is None, "the other node has work still"
+        second.jobs.put(job("two", node="n2", phase=Phase.FAILED, message="no space"))
+        assert await process.wait() == 0
+        assert b"no space" in await process.stdout.read()
+
+
+async def test_watch_shows_a_bar_for_each_job_of_all_nodes_on_a_terminal(api: ApiServer) -> None:
+    terminal, end = os.openpty()
+    shown = asyncio.StreamReader()
+
+    async def read_until(*wanted: bytes) -> None:
+        text = b""
+        while not all(one in text for one in wanted):
+            text += await shown.read(1 << 16)
+
+    reading = asyncio.ensure_future(_copied(terminal, shown))
+    async with agent_of(api, "n1", "one") as first, agent_of(api, "n2", "two") as second, asyncio.timeout(120):
+        process = await _started(*_of_all_nodes(api), stderr=end, env={"COLUMNS": "160", "TERM": "xterm"})
+        os.close(end)
+        await read_until(b"DataUpload/one on n1", b"DataUpload/two on n2")
+        first.jobs.move("one", 10)
+        second.jobs.move("two", 20)
+        await read_until(b"10 bytes of 100 bytes", b"20 bytes of 100 bytes")
+        process.send_signal(signal.SIGINT)
+        await process.wait()
+    await reading
+
+
+async def _copied(terminal: int, shown: asyncio.StreamReader) -> None:
+    """What is written to a terminal, until nobody has its other end any more."""
+    with suppress(OSError):
+        while data := await asyncio.to_thread(os.read, terminal, 1 << 16):
+            shown.feed_data(data)
+    os.close(terminal)
+
+
+def _of_all_nodes(api: ApiServer) -> tuple[str, ...]:
+    where = ("--kubeconfig", str(api.folder / "kubeconfig"), "--context", "a")
+    return ("agent", "watch", "--node", "all", *where)
+
+
+async def _started(*arguments: str, env: Mapping[str, str] | None = None, **streams: int) -> asyncio.subprocess.Process:
+    command = (sys.executable, "-c", _MAIN, *arguments)
+    return await asyncio.create_subprocess_exec(*command, env={**os.environ, **(env or {})}, **streams)
 
 
 async def _lighter(*arguments: str) -> tuple[int, str, str]:

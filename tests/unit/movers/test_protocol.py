@@ -224,6 +224,12 @@ def test_printed_secrets_are_hidden_whatever_pieces_they_come_in(sizes):
     assert all(len(line) <= MAX_TEXT for line in found)
 
 
+def test_what_a_collector_wants_to_be_shown_is_in_no_text():
+    secrets = Secrets(password="", trace_headers="x-tenant=shop,authorization=Bearer%20very-secret-token")
+    said = Redactor(secrets)("shop: 'Bearer very-secret-token' was refused (very-secret-token)")
+    assert said == "shop: '***' was refused (***)"
+
+
 def test_workers_see_nothing_of_the_environment_that_is_secret():
     environ = {
         "PATH": "/bin",
@@ -235,6 +241,7 @@ def test_workers_see_nothing_of_the_environment_that_is_secret():
         "http_proxy": "http://proxy",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317",
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=t",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY": "/tls/tls.key",
     }
-    seen = {"PATH", "AWS_ROLE_ARN", "http_proxy", "OTEL_EXPORTER_OTLP_ENDPOINT", "PYTHONPATH"}
-    assert set(worker_environment(environ)) == seen
+    seen = {"PATH", "AWS_ROLE_ARN", "http_proxy", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_CLIENT_KEY"}
+    assert set(worker_environment(environ)) == {*seen, "PYTHONPATH"}

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from agent.base.clock import SystemClock
 from agent.base.errors import SnapshotNotFound
 from agent.controllers.job import SINCE_ANNOTATION, TRACE_ANNOTATION
 from agent.kube.job import Phase
@@ -20,7 +22,8 @@ from agent.observe.tracing import Span, Tracing, parse_traceparent, trace_of, tr
 from agent.testing.fake_movers import Script
 from agent.testing.otlp_receiver import OtlpReceiver, ReceivedSpan
 from tests.unit.controllers.controllers_kit import NODES, Cluster
-from tests.unit.movers.moving_kit import backup_of, done, new_repository, new_tree, restore_of, running
+from tests.unit.movers.moving_kit import SECRETS, backup_of, done, new_repository, new_tree, restore_of, running
+from tests.unit.movers.pod_kit import PodCluster
 
 _UPLOAD = Key("velero", "u")
 
@@ -127,6 +130,39 @@ async def test_the_work_of_a_worker_is_in_the_trace_with_its_stages(receiver: Ot
     assert work.attributes["lighterage.bytes_uploaded"] == result.uploaded_bytes
     assert {spans[name].parent_id for name in ("open", "upload")} == {work.span_id}
     assert work.start_ns <= spans["open"].end_ns <= spans["upload"].start_ns <= work.end_ns
+
+
+async def test_the_work_in_a_mover_pod_is_in_the_trace_of_its_object(receiver: OtlpReceiver, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    location = await new_repository(tmp_path / "repo")
+    tree = new_tree(tmp_path / "tree", files=5, size=1000)
+    cluster = await PodCluster(SystemClock()).create()
+    parent = trace_of("uid").child("InProgress")
+    spec = backup_of(tree, location, traceparent=str(parent))
+    async with running() as movers, cluster.pod(movers), cluster.runner().job(spec, SECRETS) as job:
+        result = await job.result()
+    spans = _by_name(receiver)
+    assert set(spans) == {"open", "upload", "BackupTree"}
+    work = spans["BackupTree"]
+    assert (work.trace_id, work.parent_id) == (f"{parent.trace_id:032x}", f"{parent.span_id:016x}")
+    assert work.attributes["lighterage.bytes_uploaded"] == result.uploaded_bytes
+    assert {spans[name].parent_id for name in ("open", "upload")} == {work.span_id}
+
+
+async def test_workers_show_a_collector_what_it_wants_without_having_it_in_their_environment(
+    receiver: OtlpReceiver,
+    tmp_path,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=backups,authorization=Bearer%20very-secret-token")
+    location = await new_repository(tmp_path / "repo")
+    spec = backup_of(new_tree(tmp_path / "tree"), location, traceparent=str(trace_of("uid")))
+    async with running() as movers, movers.job(spec, SECRETS) as job:
+        environment = Path(f"/proc/{job.pid}/environ").read_bytes()
+        await job.result()
+    assert b"OTEL_EXPORTER_OTLP_ENDPOINT" in environment
+    assert b"very-secret-token" not in environment
+    assert set(_by_name(receiver)) == {"open", "upload", "BackupTree"}
+    assert receiver.authorizations == {"Bearer very-secret-token"}
 
 
 async def test_work_that_fails_says_by_which_error(receiver: OtlpReceiver, tmp_path) -> None:  # type: ignore[no-untyped-def]
