@@ -411,7 +411,7 @@ def open_target(
         handles = DirectoryHandles(path, limit=open_directories)
     except NotADirectoryError as error:
         raise TargetExists(
-            f"cannot restore a folder to {os.fsdecode(path)!r}: it is none, or lies below what is none",
+            f"cannot restore a folder to {os.fsdecode(path)!r}: that, or what it lies in, is no folder",
             hint="remove what is there, or restore elsewhere",
         ) from error
     except OSError as error:
