@@ -37,11 +37,11 @@ unit: venv  ## unit and property tests
 	$(BIN)/pytest tests/unit -n 2
 
 storage: venv  ## storage tests against real servers on loopback
-	$(BIN)/pytest tests/storage -n 2
+	hack/again "-n 2" $(BIN)/pytest tests/storage
 
 interop: venv  ## against a live kopia, both ways
 	@hack/tool kopia >/dev/null
-	$(BIN)/pytest tests/interop -n 2
+	hack/again "-n 2" $(BIN)/pytest tests/interop
 
 crash: venv  ## die, fail, cancel at any point (CRASH_SEED=n repeats a run)
 	$(BIN)/pytest tests/crash -n 2
