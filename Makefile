@@ -37,22 +37,22 @@ unit: venv  ## unit and property tests
 	$(BIN)/pytest tests/unit -n 2
 
 storage: venv  ## storage tests against real servers on loopback
-	$(BIN)/pytest tests/storage -n 2
+	hack/again "-n 2" $(BIN)/pytest tests/storage
 
 interop: venv  ## against a live kopia, both ways
 	@hack/tool kopia >/dev/null
-	$(BIN)/pytest tests/interop -n 2
+	hack/again "-n 2" $(BIN)/pytest tests/interop
 
 crash: venv  ## die, fail, cancel at any point (CRASH_SEED=n repeats a run)
 	$(BIN)/pytest tests/crash -n 2
 
-controlplane: venv  ## the agent on a real API server, with CSI and Velero; only kubelet and scheduler are played
+controlplane: venv  ## the agent on a real API server, with CSI and Velero (VELERO=1.17 or 1.16); kubelet and scheduler are played
 	@hack/system-packages etcd-server
 	$(BIN)/pytest tests/controlplane -n 3 --dist loadfile
 
 controlplane-test: venv  ## the same without what takes longest: what continuous integration runs
 	@hack/system-packages etcd-server
-	$(BIN)/pytest tests/controlplane -n 3 --dist loadfile -m "not slow"
+	hack/again "-n 3 --dist loadfile" $(BIN)/pytest tests/controlplane -m "not slow"
 
 compatibility: venv  ## docs/compatibility.md from the last results of the tiers that have run here
 	$(BIN)/python -m hack.checks_docs

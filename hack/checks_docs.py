@@ -21,9 +21,10 @@ TESTS: Final = ROOT / "tests"
 RESULTS: Final = ROOT / "build" / "checks"
 TARGET: Final = ROOT / "docs" / "compatibility.md"
 _LIST = Path(__file__).with_name("checks.tsv")
-_VELERO = ROOT / "hack" / "tools" / "velero" / "go.mod"
+_TOOLS = ROOT / "hack" / "tools"
 _VELERO_TIERS = ("controlplane", "e2e")
 _NOT_RUN = "not run"
+_Runs = dict[str, dict[str, str]]
 
 _INTRO = """\
 # Held to Velero's server
@@ -36,7 +37,7 @@ Lighterage takes the place of Velero's `node-agent`, so Velero decides what is r
   snapshotter, an S3 server, and an **unmodified** Velero (server and command) as processes on loopback; two agents work
   with nothing but the rights of `deploy/daemonset`. Only scheduler and kubelet are played, on real mounts, and what was
   written is read back by Velero's own fork of kopia. It takes Linux and root. `make test` runs all of it but what takes
-  longest.
+  longest. `VELERO=1.17` or `VELERO=1.16` asks an older server, with its own definitions.
 * **Cluster**, `make e2e`: a real node with kubelet and containerd, Velero in pods ([cluster.md](cluster.md)).
 
 The checks are the acceptance list of the contract with Velero's server. A test says which it shows by a mark,
@@ -105,13 +106,11 @@ def render(results: Path = RESULTS, before: str = "") -> str:
     tests, kept = marked(), dict(_kept(before))
     lines = []
     for check in checks():
-        cells = [
-            _cell([test for test in tests[check.number] if _column(test) == column], results)
-            or kept.get(
-                (check.number, column), _NOT_RUN if any(_column(test) == column for test in tests[check.number]) else ""
-            )
-            for column in _COLUMNS
-        ]
+        cells = []
+        for column in _COLUMNS:
+            own = [test for test in tests[check.number] if _column(test) == column]
+            told = kept.get((check.number, column), {}) | _outcomes(own, results)
+            cells.append(_cell(told) or (_NOT_RUN if own else ""))
         lines.append(
             " | ".join([f"| {check.number}", check.what, *cells, where(tests[check.number]), check.missing]) + " |"
         )
@@ -125,42 +124,68 @@ def _column(test: MarkedTest) -> str:
     return test.tier if test.tier in _VELERO_TIERS else "other"
 
 
-def _cell(tests: list[MarkedTest], results: Path) -> str:
-    """How tests of one column ended; empty when none of their tiers has run."""
-    outcomes: Counter[str] = Counter()
-    versions: set[str] = set()
-    for test in tests:
-        runs = [
-            outcome
-            for name, outcome in _results(results / f"{test.tier}.json").items()
-            if name.partition("[")[0] == f"{test.file}::{test.name}"
-        ]
-        ended = {run["outcome"] for run in runs} or {_NOT_RUN}
-        outcomes["failed" if "failed" in ended else ended.pop()] += 1
-        if test.tier in _VELERO_TIERS:
-            versions |= {run.get("velero", _pinned()) for run in runs}
-    if outcomes.total() == outcomes[_NOT_RUN]:
-        return ""
-    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True))
-    return told + (f" ({', '.join(sorted(versions))})" if versions else "")
+def _outcomes(tests: list[MarkedTest], results: Path) -> dict[str, str]:
+    """How tests of one column ended, by the version of Velero; none of a version that none of their tiers has seen.
+
+    What was not asked of an older server is not counted.
+    """
+    told = {}
+    for version, tiers in _runs({test.tier for test in tests}, results).items():
+        outcomes = Counter(_ended(test, tiers.get(test.tier, {})) for test in tests)
+        if version not in {"", pinned()}:
+            del outcomes[_NOT_RUN]
+        if outcomes.total() != outcomes[_NOT_RUN]:
+            told[version] = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True))
+    return told
 
 
-def _results(file: Path) -> Mapping[str, Mapping[str, str]]:
-    found: dict[str, dict[str, str]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+def _ended(test: MarkedTest, runs: _Runs) -> str:
+    """The worst of all that a test was run with."""
+    ended = {run["outcome"] for name, run in runs.items() if name.partition("[")[0] == f"{test.file}::{test.name}"}
+    return "failed" if "failed" in ended else ended.pop() if ended else _NOT_RUN
+
+
+def _runs(tiers: set[str], results: Path) -> dict[str, dict[str, _Runs]]:
+    """Outcomes of tests by version of Velero, empty where there is none, and by tier."""
+    found: dict[str, dict[str, _Runs]] = defaultdict(dict)
+    for tier in sorted(tiers):
+        for file in (results / f"{tier}.json", *sorted(results.glob(f"{tier}-*.json"))):
+            runs: _Runs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            for name, run in runs.items():
+                version = str(run.get("velero", pinned())) if tier in _VELERO_TIERS else ""
+                found[version].setdefault(tier, {})[name] = run
     return found
 
 
-def _kept(page: str) -> Iterator[tuple[tuple[int, str], str]]:
+def _cell(told: Mapping[str, str]) -> str:
+    """Versions that ended alike are told of together, the newest first."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for version in sorted(told, reverse=True):
+        alike[told[version]].append(version)
+    return "; ".join(
+        outcomes + (f" ({', '.join(versions)})" if versions != [""] else "") for outcomes, versions in alike.items()
+    )
+
+
+def _kept(page: str) -> Iterator[tuple[tuple[int, str], dict[str, str]]]:
+    """The cells of a page, each as `_outcomes` gives it."""
     for line in page.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[0].isdigit():
             for column, cell in zip(_COLUMNS, cells[2:], strict=False):
-                if re.match(r"\d+ (passed|failed|skipped)", cell):
-                    yield (int(cells[0]), column), cell
+                parts = [_PART.fullmatch(part) for part in cell.split("; ")]
+                told = {version: part[1] for part in parts if part for version in (part[2] or "").split(", ")}
+                yield (int(cells[0]), column), told
 
 
-def _pinned() -> str:
-    found = re.search(r"vmware-tanzu/velero v(\S+)", _VELERO.read_text(encoding="utf-8"))
+_PART = re.compile(r"(\d+ (?:passed|failed|skipped)[^()]*?)(?: \(([^()]+)\))?")
+
+
+def pinned(release: str = "") -> str:
+    """The version of Velero that `hack/tools` has of a release, `1.17`; without one of that of every day."""
+    own = _TOOLS / f"velero-{release}"
+    module = (own if own.is_dir() else _TOOLS / "velero") / "go.mod"
+    found = re.search(r"vmware-tanzu/velero v(\S+)", module.read_text(encoding="utf-8"))
     return found[1] if found else "?"
 
 

@@ -2,7 +2,7 @@
 
 Each run leaves the outcomes of its marked tests in `build/checks`, a file for each tier; what was not run stays as it
 was. `python -m hack.checks_docs` makes docs/compatibility.md of them. A test against another version of Velero than
-the one of `hack/tools` says so by `record_property("velero", …)`.
+that of `hack/tools/velero` says so by `record_property("velero", …)`, and its tier has a file for that version.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class CheckResults:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(session.config, "workerinput"):  # its reports reach the one that started it
             return
-        for tier in {_tier(name) for name in self.found}:
-            file = RESULTS / f"{tier}.json"
+        for stem in {_stem(name, outcome) for name, outcome in self.found.items()}:
+            file = RESULTS / f"{stem}.json"
             known = json.loads(file.read_text()) if file.exists() else {}
-            known |= {name: outcome for name, outcome in self.found.items() if _tier(name) == tier}
+            known |= {name: outcome for name, outcome in self.found.items() if _stem(name, outcome) == stem}
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
@@ -55,5 +55,7 @@ def register(config: pytest.Config) -> None:
     config.pluginmanager.register(CheckResults())
 
 
-def _tier(name: str) -> str:
-    return Path(name.partition("::")[0]).parts[1]
+def _stem(name: str, outcome: dict[str, Any]) -> str:
+    """Of the file that keeps this result."""
+    tier = Path(name.partition("::")[0]).parts[1]
+    return f"{tier}-{outcome['velero']}" if "velero" in outcome else tier

@@ -14,7 +14,7 @@ from agent.base.times import format_rfc3339
 from agent.cli.connection import Connection, repository_options
 from agent.cli.console import duration_text, json_result, note, plural, print_json, printable, say, size_text, warn
 from agent.cli.identity import parse_source
-from agent.cli.options import duration_value, parse_tags, tag_option
+from agent.cli.options import duration_value, parse_tags, path_argument, tag_option
 from agent.cli.progress import Frame, progress_option, shown
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class BackupResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     "  lighter backup --block /dev/vg0/data --source root@web1:/dev/vg0/data"
 )
 @json_result(BackupResult)
-@click.argument("path", type=click.Path())
+@path_argument("path")
 @click.option("--block", is_flag=True, help="PATH is a block device, or an image file to be read as one.")
 @click.option("--velero", is_flag=True, help="Store as Velero's node agent does, to share data with its backups.")
 @click.option("--source", metavar="USER@HOST:/PATH", help="Whose snapshot it is.  [default: you@this-host:PATH]")
@@ -111,7 +111,7 @@ def backup(
 
     Only what changed since the newest snapshot of the same source is read, only what the repository does not have is
     stored. Interrupted, it saves what there is if the store takes it within ten seconds, and the next run goes on from
-    there. Exit status 73: the snapshot was saved, but something could not be read.
+    there; interrupted twice, it ends at once. Exit status 73: the snapshot was saved, but something could not be read.
     """
     if full and parent:
         raise UsageError("--parent and --force-full exclude each other")
@@ -138,12 +138,18 @@ def backup(
     )
     counters, cancellation = UploadProgress(), Cancellation()
     started = time.monotonic()
+    saves = False
 
-    def interrupt() -> None:
-        note(f"\nInterrupted: saving what there is, for {options.save_within:g} seconds. Once more ends it at once.")
-        cancellation.cancel()
+    def interrupt() -> bool:
+        if saves:
+            note(
+                f"\nInterrupted: saving what there is, for {options.save_within:g} seconds. Once more ends it at once."
+            )
+            cancellation.cancel()
+        return saves
 
     async def work() -> BackupResult:
+        nonlocal saves
         async with connection.storage() as storage:
             async with (
                 connection.repository_in(storage, read_only=False) as repository,
@@ -159,6 +165,7 @@ def backup(
                 else:
                     from agent.snapshots.upload import upload_tree as upload
                 async with repository.writer(WriterOptions()) as writer:
+                    saves = True
                     result = await upload(
                         repository,
                         writer,
@@ -168,8 +175,10 @@ def backup(
                         progress=counters,
                         cancellation=cancellation,
                     )
+                    saves = False
                 stats = writer.stats
-            return _result(result, counters, stats, storage.snapshot(), time.monotonic() - started)
+            done = _result(result, counters, stats, storage.snapshot(), time.monotonic() - started)
+            return msgspec.structs.replace(done, warnings=[*done.warnings, *_about_place(connection, absolute)])
 
     result = connection.run(work(), interrupt=interrupt)
     for warning in result.warnings:
@@ -189,6 +198,18 @@ def backup(
             " could not be read",
             hint="they are missing in it",
         )
+
+
+def _about_place(connection: Connection, path: str) -> list[str]:
+    """A repository in the tree that it holds the backups of would grow with each of them by all that it has."""
+    if connection.network:
+        return []
+    from agent.storage.open import folder_of
+
+    folder, root = os.path.realpath(folder_of(connection.url)), os.path.realpath(path)
+    if os.path.commonpath([folder, root]) != root:
+        return []
+    return [f"the repository lies in {path}: each backup stores the earlier ones again, unless a .kopiaignore names it"]
 
 
 def replace_parent(options: UploadOptions, parent: str) -> UploadOptions:

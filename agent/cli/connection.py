@@ -59,7 +59,7 @@ class Connection:
         """Whether the store is reached over sockets."""
         return not self.url.startswith("file:")
 
-    def run(self, work: Coroutine[object, object, _R], *, interrupt: Callable[[], None] | None = None) -> _R:
+    def run(self, work: Coroutine[object, object, _R], *, interrupt: Callable[[], bool] | None = None) -> _R:
         """Run a command's work on an event loop of its own; a password that has to be asked for is asked for before."""
         try:
             self.password()
@@ -180,7 +180,12 @@ def repository_options(command: Callable[..., _R]) -> Callable[..., _R]:
     @click.option("--cache-dir", envvar="LIGHTER_CACHE_DIR", type=Path, help="Where indexes and metadata are cached.")
     @click.option("--no-cache", is_flag=True, help="Keep no cache beyond this command.")
     @click.option(
-        "--cache-limit", default=str(5 << 30), show_default="5GiB", callback=size_value, help="Its size limit."
+        "--cache-limit",
+        default=str(5 << 30),
+        show_default="5GiB",
+        callback=size_value,
+        metavar="SIZE",
+        help="Its size limit.",
     )
     @click.option("--limit-upload", callback=size_value, metavar="RATE", help="Bytes a second to the store, e.g. 50MB.")
     @click.option("--limit-download", callback=size_value, metavar="RATE", help="Bytes a second from the store.")

@@ -59,7 +59,12 @@ def run(kind: str, name: str, kubeconfig: str, log_level: str, log_format: str) 
     stopped = asyncio.Event()
     around = Surroundings(environ=os.environ)
     work = run_pod(around, kind, name, stopped=stopped, log=log, hide=logging.redaction.hide, kubeconfig=kubeconfig)
-    run_work(work, network=True, interrupt=stopped.set)
+
+    def stop() -> bool:
+        stopped.set()
+        return True
+
+    run_work(work, network=True, interrupt=stop)
 
 
 @mover.command(epilog="\b\nExample:\n  lighter mover hold")

@@ -38,6 +38,18 @@ def duration_value(_ctx: click.Context, _param: click.Parameter, value: str | No
     return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
+def path_argument(name: str) -> Callable[[_C], _C]:
+    """A place in the file system. What is wrong with it is found out, and said, when it is opened."""
+    return click.argument(name, type=click.Path(readable=False), callback=_some_path)
+
+
+def _some_path(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """An empty one, such as a variable that is not set, would mean the current folder."""
+    if not value:
+        raise click.BadParameter("the path is empty")
+    return value
+
+
 def log_options(command: _C) -> _C:
     """`--log-level` and `--log-format`, of what runs in pods: named and meant as Velero's."""
     level = click.option(

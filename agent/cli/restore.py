@@ -25,7 +25,7 @@ from agent.cli.console import (
     size_text,
     warn,
 )
-from agent.cli.options import source_filter
+from agent.cli.options import path_argument, source_filter
 from agent.cli.progress import Frame, progress_option, shown
 from agent.cli.selection import choose_snapshot, root_of, split_path
 
@@ -80,7 +80,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 )
 @json_result(RestoreResult)
 @click.argument("snapshot", metavar="SNAPSHOT[/PATH]")
-@click.argument("target", type=click.Path())
+@path_argument("target")
 @source_filter
 @click.option("--block", is_flag=True, help="TARGET is a block device, or an image file.")
 @click.option("--sparse", is_flag=True, help="Leave holes where files have long runs of zeros.")

@@ -1,8 +1,8 @@
 """From a click command into the event loop and back.
 
-The first SIGINT or SIGTERM ends the work in order: it cancels the command's task, or calls the command's own
-`interrupt` (an interrupted backup is saved as incomplete). A second one cancels the task in any case, a third kills as
-usual. The process exits with the status of `CanceledError`.
+The first SIGINT or SIGTERM ends the work in order: it cancels the command's task, or the command's own `interrupt` says
+that it ends by itself (an interrupted backup is saved as incomplete, once it has begun). A second one cancels the task
+in any case, a third kills as usual. The process exits with the status of `CanceledError`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-async def _until_signal(work: Coroutine[object, object, _T], interrupt: Callable[[], None] | None) -> _T:
+async def _until_signal(work: Coroutine[object, object, _T], interrupt: Callable[[], bool] | None) -> _T:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     signaled = False
@@ -30,9 +30,9 @@ async def _until_signal(work: Coroutine[object, object, _T], interrupt: Callable
         nonlocal signaled, gentle
         signaled = True
         if gentle is not None:
-            gentle()
-            gentle = None
-            return
+            ends_itself, gentle = gentle(), None
+            if ends_itself:
+                return
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
         if task is not None:
@@ -49,7 +49,7 @@ async def _until_signal(work: Coroutine[object, object, _T], interrupt: Callable
 
 
 def run(
-    work: Coroutine[object, object, _T], *, network: bool = False, interrupt: Callable[[], None] | None = None
+    work: Coroutine[object, object, _T], *, network: bool = False, interrupt: Callable[[], bool] | None = None
 ) -> _T:
     """Run one command's work to its end; `network` picks the faster loop for sockets (it costs start-up time)."""
     _native.return_large_blocks()

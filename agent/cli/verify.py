@@ -142,7 +142,7 @@ def verify(
             f"{plural(result.checks.failed, 'entry', 'entries')} cannot be restored whole",
             hint="`lighter repository verify` looks for the cause; other entries are not affected",
         )
-    if not as_json:
+    if not as_json and result.checks.snapshots:
         say("All is well.")
 
 
@@ -166,7 +166,8 @@ def _chosen(repository: Repository, names: Sequence[str], source: str | None) ->
     if names:
         return [choose_snapshot(repository, name, source) for name in names], ()
     found = list_snapshots(repository.manifests, None if source is None else parse_source(source))
-    return list(found.snapshots), found.warnings
+    nothing = () if found.snapshots else ("there is no such snapshot: nothing was verified",)
+    return list(found.snapshots), (*found.warnings, *nothing)
 
 
 def _frame(report: VerifyReport) -> Frame:

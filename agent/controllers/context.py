@@ -11,6 +11,7 @@ from agent.controllers.job import Job
 from agent.controllers.moving import Movings
 from agent.controllers.prepare_queue import PrepareQueue
 from agent.controllers.slots import Slots
+from agent.controllers.sources import NodePods
 from agent.controllers.status import StatusWriter
 from agent.controllers.stock import StockMovers
 from agent.movers.supervisor import JobCallbacks
@@ -27,6 +28,10 @@ class NodeLiveness(Protocol):
 
         Also true of a node that has had no agent for so long, and of one that does not exist.
         """
+        ...
+
+    def agents(self) -> int:
+        """How many agents there are as far as can be seen, this one among them."""
         ...
 
 
@@ -54,8 +59,8 @@ class Timing:
     look_again: float = 5.0
     """At objects that wait for something that no event tells of."""
     resync: float = 60.0
-    claim_spread: float = 1.0
-    """Agents that may all accept an object try within so long, one after the other."""
+    claim_spread: float = 0.1
+    """For each agent: those that may all accept an object try one by one, within so long times their number."""
     spread: float = 15.0
     """The same for ending what another agent should have ended."""
     tell: float = 15.0
@@ -73,6 +78,7 @@ class Context:
     nodes: NodeLiveness
     movings: Movings
     queue: PrepareQueue
+    pods: NodePods
     stock: StockMovers
     time_limit: Callable[[Job], float] = lambda _: 0.0
     """Seconds that this object may be InProgress; 0: any time."""
@@ -82,3 +88,8 @@ class Context:
     timing: Timing = field(default_factory=Timing)
     draining: bool = False
     """Whether the agent ends: nothing is begun or decided any more."""
+
+    @property
+    def claim_spread(self) -> float:
+        """Seconds within which every agent tries: seldom two at once, however many there are; a lone one does soon."""
+        return self.timing.claim_spread * self.nodes.agents()

@@ -186,6 +186,7 @@ class Controllers:
                 nodes=self._nodes,
                 movings=self._movings,
                 queue=self._queue,
+                pods=self.pods,
                 stock=StockMovers(self._api, self.pods, self._clock, self._rng),
                 time_limit=self._options.time_limit,
                 callbacks=self._options.callbacks,

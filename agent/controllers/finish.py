@@ -27,6 +27,7 @@ from agent.controllers.job import (
 from agent.controllers.kind import JobKind
 from agent.controllers.memory import Remembered, Verdict
 from agent.controllers.moving import Failed, Moved, Outcome
+from agent.controllers.sources import pod_versions
 from agent.exposers.contract import Broken, Done, Waiting
 from agent.kube.job import Phase
 from agent.kube.job import Progress as JobProgress
@@ -205,9 +206,15 @@ class Finisher(Generic[JobT]):
         return min(_SOON, max(_SOONEST, waited))
 
     async def _is_clean(self, job: JobT, memory: Remembered[JobT], patience: float) -> bool:
-        """Whether nothing is left of it, or too long was waited for that, which `memory.cleaning` then still says."""
-        now = self._context.clock.monotonic()
+        """Whether nothing is left of it, or too long was waited for that, which `memory.cleaning` then still says.
+
+        Not asked again at once because something was written: only when time has passed, or its pod has gone.
+        """
+        now, pods = self._context.clock.monotonic(), pod_versions(self._context.pods, self._kind.pod_label, job)
+        if memory.cleaning is not None and now < memory.look_from and bool(memory.pods) == bool(pods):
+            return False
         since = memory.cleaning = now if memory.cleaning is None else memory.cleaning
+        memory.look_from, memory.pods = now + _SOONEST, pods
         late = now - since >= patience
         try:
             state = await self._kind.exposer.clean_up(job)

@@ -39,10 +39,11 @@ from agent.controllers.job import (
     with_status,
 )
 from agent.controllers.kind import JobKind, NotOurs, NotYet, Ours, Refused
-from agent.controllers.memory import Memory, Remembered, share
+from agent.controllers.memory import Memory, PodVersions, Remembered, share
 from agent.controllers.moving import Failed, JobId, Order
 from agent.controllers.reasons import cancel_reason, cause, taken_away
 from agent.controllers.rescue import Rescuer
+from agent.controllers.sources import pod_versions
 from agent.controllers.spans import with_trace
 from agent.exposers.contract import Broken, Ready, Runner, Waiting
 from agent.kube.job import NodeOS, Phase
@@ -54,6 +55,9 @@ __all__ = ["Context", "Machine", "NodeLiveness", "Timing"]
 
 _STORE_LAG_SECONDS = 0.5
 """Until the store shows what was written already, by us or by another."""
+_POD_TELLS_SECONDS = 300.0
+"""How long a volume that a pod holds, which is watched, is taken to be as it was; nothing can take it from the pod."""
+_NO_SLOT = "as many jobs run on this node as loadConcurrency allows"
 _MAX_REASON = 1_024
 _MAX_DOUBLINGS = 6
 _T = TypeVar("_T")
@@ -88,6 +92,8 @@ class Machine(Generic[JobT]):
         work = self._context.movings.get(self._id(job))
         if (work is not None and work.uid != job.metadata.uid) or self._memory.knows_another(job):
             return self._forget(key, "the object was made anew", 0.0)
+        if self._context.writer.is_overwritten(job):
+            return _STORE_LAG_SECONDS
         memory = self._memory.of(job)
         if not job.status.phase.is_new:
             self._context.queue.settle(self._id(job))
@@ -123,7 +129,7 @@ class Machine(Generic[JobT]):
 
     async def _new(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context, kind = self._context, self._kind
-        turn = share(context.node, memory.uid) * context.timing.claim_spread if kind.is_anybodys else 0.0
+        turn = share(context.node, memory.uid) * context.claim_spread if kind.is_anybodys else 0.0
         early = max(memory.phase_since + turn, memory.not_before) - context.clock.monotonic()
         if early > 0:
             return early
@@ -216,6 +222,10 @@ class Machine(Generic[JobT]):
         context, job_id = self._context, self._id(job)
         if context.movings.get(job_id) is not None:
             return _STORE_LAG_SECONDS  # it runs already
+        pods = pod_versions(context.pods, self._kind.pod_label, job)
+        if self._keeps_waiting(job_id, memory, pods):
+            await self._wait(job, memory, _NO_SLOT)
+            return context.timing.resync
         try:
             ready = await self._volume(job, memory, context.timing.prepare)
         except BaseException:
@@ -229,9 +239,21 @@ class Machine(Generic[JobT]):
             return await self._hand_over(job, memory, ready.node)
         wake, priority = (lambda: self._wake(job.key)), self._kind.priority
         if not context.slots.acquire(job_id, self._kind.namespace(job), wake, priority=priority):
-            await self._wait(job, memory, "as many jobs run on this node as loadConcurrency allows")
+            memory.pods = pods
+            memory.look_from = context.clock.monotonic() + (_POD_TELLS_SECONDS if pods else context.timing.resync)
+            await self._wait(job, memory, _NO_SLOT)
             return context.timing.resync
         return await self._begin(job, memory, ready)
+
+    def _keeps_waiting(self, job_id: JobId, memory: Remembered[JobT], pods: PodVersions) -> bool:
+        """Whether its volume was there when it began to wait for a slot, and nothing says that it is not any more.
+
+        It is looked at once more when there is a slot for it.
+        """
+        slots = self._context.slots
+        if not slots.is_waiting(job_id) or slots.is_next(job_id) or memory.pods != pods:
+            return False
+        return self._context.clock.monotonic() < memory.look_from
 
     async def _begin(self, job: JobT, memory: Remembered[JobT], ready: Ready) -> Again:
         """It has a slot: which it keeps unless it is certain that it did not start."""
@@ -453,7 +475,8 @@ class Machine(Generic[JobT]):
         job_id = self._kind.name, key
         if not self._context.movings.end(job_id, reason):
             return 1.0
-        self._memory.forget(key)
+        if (uid := self._memory.forget(key)) is not None:
+            self._context.writer.forget(uid)
         self._context.queue.settle(job_id)
         self._context.slots.release(job_id)
         return again

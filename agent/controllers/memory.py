@@ -20,6 +20,8 @@ from agent.kube.meta import Key
 from agent.kube.times import ns_from_time
 
 _NS = 1e9
+PodVersions = tuple[tuple[str, str], ...]
+"""Uid and version of each pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ class Remembered(Generic[JobT]):
     """Since when its volume is not to be had; None when it was the last time."""
     refused: float | None = None
     """Since when the API server refuses what has to be done for it."""
+    pods: PodVersions = ()
+    """Those made for it on this node, when its volume was last looked at."""
+    look_from: float = 0.0
+    """Until then only a change of those is worth the requests of another look."""
     orphan: float | None = None
     """Since when nobody seems to look after it."""
     looked_up: int = 0
@@ -108,9 +114,10 @@ class Memory(Generic[JobT]):
             known.phase, known.phase_since = job.status.phase, now
         return known
 
-    def forget(self, key: Key) -> None:
-        """The object is gone, or final and nothing is left to do."""
-        self._objects.pop(key, None)
+    def forget(self, key: Key) -> str | None:
+        """The object is gone, or made anew; the uid of which was remembered."""
+        known = self._objects.pop(key, None)
+        return None if known is None else known.uid
 
     def _past(self, stamp: datetime | None) -> float:
         """Seconds since a timestamp by this machine's clock; what lies in the future is now."""

@@ -50,7 +50,7 @@ class Rescuer(Generic[JobT]):
         error = CanceledError(reason)
         has_agent = bool(node) and not self._context.nodes.is_dead(node)
         if phase.is_new:
-            patience = timing.others if has_agent else timing.claim_spread
+            patience = timing.others if has_agent else self._context.claim_spread
         elif not has_agent:
             patience = timing.spread
         elif phase in {Phase.IN_PROGRESS, Phase.CANCELING}:
@@ -88,9 +88,8 @@ class Rescuer(Generic[JobT]):
 
     async def _nobodys(self, job: JobT, memory: Remembered[JobT]) -> Again:
         """It names no node: given back by its agent, or of a kind or server that does not say."""
-        timing = self._context.timing
         if job.status.phase is Phase.ACCEPTED and self._kind.is_anybodys:
-            if (wait := self._turn(memory, timing.claim_spread)) is not None:
+            if (wait := self._turn(memory, self._context.claim_spread)) is not None:
                 return wait
             return await self._take_over(job)
         if (wait := self._turn(memory, self._next_look_up(memory))) is not None:

@@ -44,6 +44,10 @@ class Slots:
         """Whether `key` could start and has no slot."""
         return key in self._waiting
 
+    def is_next(self, key: Hashable) -> bool:
+        """Whether `key` would be given a slot if it asked now."""
+        return key in self._waiting and len(self._running) < self._limit and self._next() == key
+
     def set_limit(self, limit: int) -> None:
         """From now on; no running job is stopped."""
         self._limit = limit

@@ -71,6 +71,12 @@ def pods_of(pods: NodePods, label: str, job: Job) -> list[Pod]:
     ]
 
 
+def pod_versions(pods: NodePods, label: str, job: Job) -> tuple[tuple[str, str], ...]:
+    """The same, as far as it matters whether something about them has changed."""
+    found = (pod.metadata for pod in pods_of(pods, label, job))
+    return tuple(sorted((metadata.uid, metadata.resource_version) for metadata in found))
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """All of it, for one agent."""

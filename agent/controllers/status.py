@@ -62,6 +62,8 @@ class StatusWriter:
         self._events = events
         self._clock = clock
         self._spans = PhaseSpans(tracing, clock)
+        self._overwritten: dict[str, str] = {}
+        """The version of each object, by its uid, onto which was written last."""
 
     def tell(self, job: Job, reason: str, message: str) -> None:
         """An event about something that is no change of phase."""
@@ -70,6 +72,14 @@ class StatusWriter:
     def now(self) -> Time:
         """As objects keep it: to the second."""
         return time_from_ns(self._clock.now_ns()).replace(microsecond=0)
+
+    def is_overwritten(self, job: Job) -> bool:
+        """Whether this is the object as it was before the last write, so that another one onto it were a conflict."""
+        return self._overwritten.get(job.metadata.uid) == job.metadata.resource_version
+
+    def forget(self, uid: str) -> None:
+        """The object is gone."""
+        self._overwritten.pop(uid, None)
 
     def has_phase(self, resource: Resource[JobT], phase: Phase) -> bool:
         """Whether the server knows the phase for this kind."""
@@ -85,6 +95,8 @@ class StatusWriter:
         if not patch:
             return before
         written = await self._api.patch(resource, before.key, patch, resource_version=before.metadata.resource_version)
+        if written.metadata.resource_version != before.metadata.resource_version:
+            self._overwritten[before.metadata.uid] = before.metadata.resource_version
         if after.status.phase is not before.status.phase:
             self._tell(written, before.status.phase)
             self._spans.record(before, written)

@@ -238,5 +238,6 @@ def _open(sealer: BlobSealer, blob_id: BlobId, sealed: Buffer) -> bytes:
         return sealer.open(blob_id, sealed)
     except CorruptBlob as error:
         raise CorruptIndex(
-            f"index blob {error.message}", hint="`lighter repository repair-index` rebuilds indexes from packs"
+            f"an index is damaged: {error.message}",
+            hint="`lighter repository repair-index` rebuilds indexes from packs",
         ) from error

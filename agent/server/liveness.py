@@ -180,6 +180,11 @@ class LeaseLiveness:
         since = self._unready.get(node, self._unattended_since(node, now))
         return since is not None and now - since > self._options.dead_after
 
+    def agents(self) -> int:
+        """Those whose pods run, by their nodes; this one at least."""
+        running = {pod.spec.node_name for pod in self._agents.store if pod.status.phase is PodPhase.RUNNING}
+        return len(running | {self._node})
+
     def _unattended_since(self, node: str, now: float) -> float | None:
         """Since when no agent, ours or stock, was seen to run there; None when one does, or when that is not known."""
         if not self._agents.is_synced or self._agents.last_error is not None:

@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 import os
+import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,9 +97,13 @@ class FilesystemStorage:
 
     def _get(self, blob_id: BlobId, offset: int, length: int | None, canceled: threading.Event) -> Steps[Buffer]:
         with self._blob_errors("read", blob_id):
-            fd = os.open(self._path(blob_id), os.O_RDONLY | os.O_CLOEXEC)
+            # what is no file is no blob, and must not be waited for
+            fd = os.open(self._path(blob_id), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                size = os.fstat(fd).st_size
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    raise BlobNotFound(f"what lies in the place of blob {blob_id} in {self.location} is no file")
+                size = status.st_size
                 end = size if length is None else offset + length
                 if offset > size or end > size:
                     raise BlobTooShort(

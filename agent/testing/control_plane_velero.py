@@ -29,10 +29,19 @@ _PLUGIN = "velero-plugin-for-aws"
 
 
 class VeleroServer:
-    """Velero with one storage location, `default`, in a bucket of an S3 server."""
+    """Velero in a namespace, with one storage location, `default`, in a bucket of its own of an S3 server."""
 
-    def __init__(self, plane: ControlPlane, s3: SeaweedServer, *, image: str = "lighterage.test/agent:1") -> None:
-        self.folder = plane.folder / "velero"
+    def __init__(
+        self,
+        plane: ControlPlane,
+        s3: SeaweedServer,
+        *,
+        namespace: str = NAMESPACE,
+        image: str = "lighterage.test/agent:1",
+    ) -> None:
+        self.namespace = namespace
+        self.bucket = BUCKET if namespace == NAMESPACE else namespace
+        self.folder = plane.folder / namespace
         self.image = image
         """What the DaemonSet runs."""
         self.credentials = self.folder / "cloud-credentials"
@@ -44,7 +53,7 @@ class VeleroServer:
     def __enter__(self) -> Self:
         self.folder.mkdir()
         with ExitStack() as stack:
-            self._s3.create_bucket(BUCKET)
+            self._s3.create_bucket(self.bucket)
             self.credentials.write_text(
                 f"[default]\naws_access_key_id={self._s3.access_key}\naws_secret_access_key={self._s3.secret_key}\n"
             )
@@ -71,7 +80,7 @@ class VeleroServer:
         own = {
             "HOME": str(self.folder),
             "TMPDIR": str(self.folder),
-            "VELERO_NAMESPACE": NAMESPACE,
+            "VELERO_NAMESPACE": self.namespace,
             "VELERO_SCRATCH_DIR": str(self.folder / "scratch"),
             "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials),
         }
@@ -86,7 +95,7 @@ class VeleroServer:
 
     def try_cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the `velero` command, whatever comes of it."""
-        where = [f"--kubeconfig={self._plane.kubeconfig}", f"--namespace={NAMESPACE}"]
+        where = [f"--kubeconfig={self._plane.kubeconfig}", f"--namespace={self.namespace}"]
         command = [str(tool("velero")), *arguments, *where]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=self.environment)
 
@@ -96,10 +105,16 @@ class VeleroServer:
 
     def phase(self, kind: str, name: str) -> str:
         """The phase of an object of Velero's."""
-        return self._plane.kubectl("get", kind, name, f"--namespace={NAMESPACE}", "-o=jsonpath={.status.phase}")
+        return self._plane.kubectl("get", kind, name, f"--namespace={self.namespace}", "-o=jsonpath={.status.phase}")
 
     def _is_available(self) -> bool:
-        get = ["get", "backupstoragelocation", "default", f"--namespace={NAMESPACE}", "-o=jsonpath={.status.phase}"]
+        get = [
+            "get",
+            "backupstoragelocation",
+            "default",
+            f"--namespace={self.namespace}",
+            "-o=jsonpath={.status.phase}",
+        ]
         return self._plane.try_kubectl(*get).stdout == "Available"
 
     def _install(self) -> None:
@@ -112,7 +127,7 @@ class VeleroServer:
             "--provider=aws",
             f"--plugins=velero/{_PLUGIN}:v1.14.2",
             f"--image={self.image}",
-            f"--bucket={BUCKET}",
+            f"--bucket={self.bucket}",
             f"--secret-file={self.credentials}",
             "--use-node-agent",
             "--use-volume-snapshots=false",
@@ -133,7 +148,7 @@ class VeleroServer:
             tool("velero"),
             "server",
             f"--kubeconfig={self._plane.kubeconfig}",
-            f"--namespace={NAMESPACE}",
+            f"--namespace={self.namespace}",
             f"--plugin-dir={plugins}",
             f"--metrics-address=127.0.0.1:{metrics}",
             f"--profiler-address=127.0.0.1:{profiler}",

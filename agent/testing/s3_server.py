@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,7 +31,10 @@ from agent.testing.control_plane_process import tied
 ACCESS_KEY = "lighterage"
 SECRET_KEY = "lighterage-on-loopback"  # noqa: S105  # of a throw-away server
 
-_START_SECONDS = 30.0
+_STARTS = 3
+_START_SECONDS = 60.0
+_PORTS = range(20_000, 30_000)
+"""Below those that the system gives to connections, which anybody may be given before a server listens."""
 _BYTES = {"Content-Type": "application/octet-stream"}
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
@@ -87,6 +92,14 @@ class _Server:
     def start(self) -> None:
         """Start and wait until requests are answered. Raises `RuntimeError` with the server's last words."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(_STARTS):
+            if self._starts():
+                return
+        words = (self.folder / "server.log").read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{self.program} did not start: {words}")
+
+    def _starts(self) -> bool:
+        """Whether it answers on ports chosen anew: somebody may have been quicker to listen on one of them."""
         command = tied(self._command())
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -96,9 +109,9 @@ class _Server:
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                words = (self.folder / "server.log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{self.program} did not start: {words}")
+                return False
             time.sleep(0.05)
+        return True
 
     def kill(self) -> None:
         """End it as a crash does."""
@@ -141,7 +154,7 @@ class SeaweedServer(_Server):
 
     def request_counts(self) -> dict[str, int]:
         """S3 requests since the start by kind (`PUT`, `GET`, `LIST`, …), as the gateway's own metrics count them."""
-        with _open(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10) as answer:
+        with _open(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         counts: Counter[str] = Counter()
         for family in text_string_to_metric_families(text):
@@ -154,7 +167,7 @@ class SeaweedServer(_Server):
         """Make an empty bucket; names have at least three characters."""
         url = f"http://127.0.0.1:{self._filer_port}/buckets/{name}/"
         request = urllib.request.Request(url, method="POST")
-        _open(request, timeout=10).close()
+        _open(request, timeout=60).close()
 
     def _command(self) -> list[str]:
         identity = {
@@ -230,13 +243,15 @@ class RcloneServer(_Server):
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing listens on right now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+    """Loopback ports that nothing listens on right now, and that no outgoing connection takes."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        if len(found) == count:
+            break
+        with suppress(OSError):  # it is taken
+            socket.create_server(("127.0.0.1", port)).close()
+            found.append(port)
+    return found
 
 
 def find_program(name: str) -> str:

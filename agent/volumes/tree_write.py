@@ -10,6 +10,7 @@ All of it is thread side and thread-safe.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import os
@@ -160,6 +161,8 @@ class DirectoryWriter:
                 node, status = handles.enter(self._node, name)
                 break
             except OSError as error:
+                if error.errno == errno.EACCES and self._allow_owner(name):
+                    continue
                 in_the_way = error.errno in (errno.ENOTDIR, errno.ELOOP)
                 if not in_the_way or replaced or self._target.options.existing is not Existing.OVERWRITE:
                     raise self._error(name, "make the directory", error) from error
@@ -172,6 +175,19 @@ class DirectoryWriter:
         with self._target.lock:
             self._open += 1
         return DirectoryWriter(self._target, node, self, created=created)
+
+    def _allow_owner(self, name: bytes) -> bool:
+        """Let the owner into a directory that is shut even to it, such as a sealed one; whether that helps."""
+        with contextlib.suppress(OSError), self._target.handles.pinned(self._node) as directory:
+            fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                status = os.fstat(fd)
+                if status.st_uid == os.geteuid() and status.st_mode & _ONLY_OWNER != _ONLY_OWNER:
+                    os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(status.st_mode) | _ONLY_OWNER)
+                    return True
+            finally:
+                os.close(fd)
+        return False
 
     def create_file(self, name: bytes, size: int) -> FileWriter | None:
         """A large file to be written by position; None when one is there and stays. `size` is allocated first.
@@ -393,6 +409,11 @@ def open_target(
         except FileExistsError:
             created = False
         handles = DirectoryHandles(path, limit=open_directories)
+    except NotADirectoryError as error:
+        raise TargetExists(
+            f"cannot restore a folder to {os.fsdecode(path)!r}: that, or what it lies in, is no folder",
+            hint="remove what is there, or restore elsewhere",
+        ) from error
     except OSError as error:
         raise target_error("open the target", os.fsencode(path), error) from error
     return DirectoryWriter(_Target(handles, options), handles.root, None, created=created)

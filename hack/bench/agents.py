@@ -110,6 +110,7 @@ def measure(folder: Path, agents: int = AGENTS, objects: int = OBJECTS) -> Resul
 async def _run(plane: ControlPlane, agents: int, objects: int) -> Result:
     cluster = Cluster(random.Random(1), concurrency=_AT_ONCE)
     cluster.moved.script = lambda _: Script(seconds=_JOB_SECONDS)
+    cluster.liveness.living = agents
     nodes = [f"node-{number}" for number in range(agents)]
     async with _clients(plane, agents + 1) as (maker, *apis):
         for node in nodes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.testing.control_plane import ControlPlane
 from agent.testing.control_plane_process import ChildProgram
-from agent.testing.control_plane_velero import NAMESPACE, VeleroServer
+from agent.testing.control_plane_velero import VeleroServer
 from agent.testing.s3_server import free_ports
 from agent.testing.simulated_node import SimulatedNodes
 
@@ -20,7 +20,7 @@ _MANIFEST = Path(__file__).resolve().parents[2] / "deploy" / "daemonset"
 
 
 class Agents:
-    """Agents by node. `install` puts our manifest in the place of Velero's."""
+    """Agents of one Velero by node. `install` puts our manifest in the place of Velero's."""
 
     def __init__(self, plane: ControlPlane, nodes: SimulatedNodes, velero: VeleroServer) -> None:
         self._plane = plane
@@ -33,10 +33,14 @@ class Agents:
 
     def install(self) -> None:
         self._plane.kubectl("apply", "--server-side", "--force-conflicts", f"-k={_MANIFEST}")
-        self.kubeconfig = self._plane.service_account(NAMESPACE, "node-agent")
+        self.log_in()
+
+    def log_in(self) -> None:
+        """From now on agents have the account of the manifest that is installed."""
+        self.kubeconfig = self._plane.service_account(self._velero.namespace, "node-agent")
 
     def start(self, node: str, *flags: str) -> None:
-        folder = self._plane.folder / f"agent-{node}"
+        folder = self._folder(node)
         port = self._ports[node] = free_ports(1)[0]
         command = [
             LIGHTER,
@@ -98,7 +102,10 @@ class Agents:
             self.stop(node)
 
     def log(self, node: str) -> str:
-        return (self._plane.folder / f"agent-{node}" / f"agent-{node}.log").read_text(errors="replace")
+        return (self._folder(node) / f"agent-{node}.log").read_text(errors="replace")
+
+    def _folder(self, node: str) -> Path:
+        return self._velero.folder / f"agent-{node}"
 
     def metrics(self, node: str) -> str:
         with _open(f"http://127.0.0.1:{self._ports[node]}/metrics", timeout=10) as answer:

@@ -64,6 +64,17 @@ class Cluster:
         where = [f"--namespace={namespace}"] if namespace else []
         return decode(resource.view, json.loads(self.plane.kubectl("get", _full(resource), name, "-o=json", *where)))
 
+    def knows(self, plural: str, *path: str) -> bool:
+        """Whether objects of this kind have a field; older servers lack some."""
+        definition = json.loads(self.plane.kubectl("get", "crd", f"{plural}.velero.io", "-o=json"))
+        (version,) = [one for one in definition["spec"]["versions"] if one["storage"]]
+        schema = version["schema"]["openAPIV3Schema"]
+        for name in path:
+            if name not in schema["properties"]:
+                return False
+            schema = schema["properties"][name]
+        return True
+
     def patch(self, resource: Resource[Any], name: str, patch: JsonObject, namespace: str = "") -> None:
         where = [f"--namespace={namespace}"] if namespace else []
         self.plane.kubectl("patch", _full(resource), name, "--type=merge", f"-p={json.dumps(patch)}", *where)
@@ -166,7 +177,7 @@ class Cluster:
         """Phase and message of all that the agents have to do, for people."""
         columns = "KIND:.kind,NAME:.metadata.name,PHASE:.status.phase,NODE:.status.node,MESSAGE:.status.message"
         kinds = "datauploads,datadownloads,podvolumebackups,podvolumerestores"
-        return self.plane.kubectl("get", kinds, f"--namespace={NAMESPACE}", f"-o=custom-columns={columns}")
+        return self.plane.kubectl("get", kinds, f"--namespace={self.velero.namespace}", f"-o=custom-columns={columns}")
 
     def config(self, resource: str, document: Mapping[str, Any]) -> None:
         """A ConfigMap of Velero's namespace with one document."""
@@ -174,14 +185,15 @@ class Cluster:
             {
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
-                "metadata": {"name": resource, "namespace": NAMESPACE},
+                "metadata": {"name": resource, "namespace": self.velero.namespace},
                 "data": {"config": json.dumps(document)},
             }
         )
 
     def default_config(self) -> None:
         self.config(STOCK_CONFIG, {"loadConcurrency": {"globalConfig": 4}})
-        self.plane.kubectl("delete", "configmap", "lighterage-config", f"--namespace={NAMESPACE}", "--ignore-not-found")
+        where = f"--namespace={self.velero.namespace}"
+        self.plane.kubectl("delete", "configmap", "lighterage-config", where, "--ignore-not-found")
 
     # DataUploads without Velero
 
@@ -204,6 +216,7 @@ class Cluster:
             lambda: bool(self.get(VOLUME_SNAPSHOTS, name, namespace).status.bound_volume_snapshot_content_name),
         )
         found = self.get(PERSISTENT_VOLUME_CLAIMS, claim, namespace)
+        driver = {"driver": DRIVER} if self.knows("datauploads", "spec", "csiSnapshot", "driver") else {}
         self.plane.apply(
             {
                 "apiVersion": "velero.io/v2alpha1",
@@ -223,7 +236,7 @@ class Cluster:
                         "volumeSnapshot": name,
                         "storageClass": found.spec.storage_class_name or "",
                         "snapshotClass": SNAPSHOT_CLASS,
-                        "driver": DRIVER,
+                        **driver,
                     },
                     "sourcePVC": claim,
                     "sourceNamespace": namespace,
@@ -254,8 +267,12 @@ class Cluster:
 
     def leftovers(self) -> list[str]:
         """What jobs have left behind in Velero's namespace and in the storage; see `assert_clean`."""
-        found = [f"pod {pod.key}" for pod in self.objects(PODS, NAMESPACE) if pod.metadata.labels.get("role") is None]
-        found += [f"claim {claim.key}" for claim in self.objects(PERSISTENT_VOLUME_CLAIMS, NAMESPACE)]
+        found = [
+            f"pod {pod.key}"
+            for pod in self.objects(PODS, self.velero.namespace)
+            if pod.metadata.labels.get("role") is None
+        ]
+        found += [f"claim {claim.key}" for claim in self.objects(PERSISTENT_VOLUME_CLAIMS, self.velero.namespace)]
         found += [f"snapshot {one.key}" for one in self.objects(VOLUME_SNAPSHOTS) if not _is_held_by_provisioner(one)]
         found += [f"content {content.key.name}" for content in self.objects(VOLUME_SNAPSHOT_CONTENTS)]
         claimed = {claim.metadata.uid for claim in self.objects(PERSISTENT_VOLUME_CLAIMS)}

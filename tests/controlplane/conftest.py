@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,11 +11,28 @@ from agent.testing.control_plane import ControlPlane
 from agent.testing.control_plane_isolation import isolate
 from agent.testing.control_plane_process import tool
 from agent.testing.s3_server import SeaweedServer
+from hack import checks_docs
 from tests.controlplane.cluster import Cluster, cluster_around
 
 NODES = ("n1", "n2")
-TOOLS = ("kube-apiserver", "csi-test-driver", "velero", "velero-crds-1.18", "kopia", "snapshot-crds")
+TOOLS = (
+    "kube-apiserver",
+    "csi-test-driver",
+    "velero",
+    "velero-plugin-for-aws",
+    "velero-crds",
+    "kopia",
+    "snapshot-crds",
+)
 """One of each Go module."""
+
+
+@pytest.fixture(autouse=True)
+def release_of_velero(record_property: Callable[[str, object], None]) -> None:
+    """Results say against which Velero they were, where VELERO chooses another than the one of every day."""
+    version = checks_docs.pinned(os.environ.get("VELERO", ""))
+    if version != checks_docs.pinned():
+        record_property("velero", version)
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +42,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         tool(name)  # built or found while there is still a network
     isolate()
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as running:
-        running.install_definitions(tool("velero-crds-1.18"), tool("snapshot-crds"))
+        running.install_definitions(tool("velero-crds"), tool("snapshot-crds"))
         yield running
 
 

@@ -26,7 +26,7 @@ def test_check_31_a_backup_is_restored_where_nothing_but_the_bucket_is_known(clu
     cluster.velero.server.stop()  # it has ports that the second one needs
     try:
         with ControlPlane(tmp_path / "second") as plane:
-            plane.install_definitions(tool("velero-crds-1.18"), tool("snapshot-crds"))
+            plane.install_definitions(tool("velero-crds"), tool("snapshot-crds"))
             with cluster_around(plane, cluster.s3, ["m1"]) as second:
                 second.agents.ensure("m1")
                 get = ["get", "backup", backup, "--namespace=velero"]

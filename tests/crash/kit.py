@@ -15,7 +15,7 @@ from agent.repository.create import CreateOptions, create_repository
 from agent.repository.repository import OpenOptions, Repository
 from agent.repository.session import parse_marker
 from agent.repository.writer import RepositoryWriter
-from agent.snapshots.model import DIRECTORY, SYMLINK, Snapshot, Source
+from agent.snapshots.model import DIRECTORY, FILE, SYMLINK, Entry, Snapshot, Source
 from agent.snapshots.progress import Cancellation, UploadProgress
 from agent.snapshots.restore import restore
 from agent.snapshots.store import list_snapshots
@@ -135,6 +135,18 @@ async def read_everything(repo: Repository) -> int:
             length = len(await repo.objects.read(entry.obj))
             assert length == entry.size or entry.type == SYMLINK
     return len(seen)
+
+
+async def whole_files(repo: Repository, snapshot: Snapshot | None) -> list[Entry]:
+    """The files of a snapshot, without what a checkpoint keeps alive of those that were on their way."""
+    found: list[Entry] = []
+    waiting = [snapshot.root] if snapshot is not None and snapshot.root is not None else []
+    while waiting:
+        folder = waiting.pop()
+        async for batch in list_directory(repo.objects, folder.obj, folder.name):
+            waiting += [entry for entry in batch if entry.type == DIRECTORY]
+            found += [entry for entry in batch if entry.type == FILE and not entry.name.startswith(".checkpointed.")]
+    return found
 
 
 async def check_markers(repo: Repository) -> None:

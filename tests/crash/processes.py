@@ -73,11 +73,14 @@ class Commands:
         return status
 
     def kill(self, when: float, *args: str) -> bool:
-        """Start a command and kill it when about the part `when` of the time that the last one of its kind took is
-        over; whether it was still at work.
+        """Start a command and kill it when about the part `when` of the time that the last one of its kind took to
+        come to its end is over; whether it was still at work.
         """
-        delay = when * self._seconds.get(_kind(args), 0.5)
-        return self._give(Order(self._vector(args), str(self._output), kill_after=delay)) == -signal.SIGKILL
+        delay, began = when * self._seconds.get(_kind(args), 0.5), time.monotonic()
+        killed = self._give(Order(self._vector(args), str(self._output), kill_after=delay)) == -signal.SIGKILL
+        if not killed:  # or a first one that took long would let all others end
+            self._seconds[_kind(args)] = time.monotonic() - began
+        return killed
 
     def _vector(self, args: Sequence[str], password_file: Path | None = None) -> list[str]:
         connection = [f"--repo={self.url}", f"--password-file={password_file or self._password}"]

@@ -126,7 +126,8 @@ def test_a_canceled_backup_ends_soon_is_saved_as_incomplete_and_leaves_nothing(
         storage = await FilesystemStorage.open(str(tmp_path / f"repository-{number}"), create=True)
         await create(storage)
         progress = CancelAt(rng.randrange(total - AFTER_CANCEL))
-        backup = Backup(storage, data, progress=progress, cancellation=progress.cancellation)
+        patient = {"save_within": 600}  # disks of busy machines are slow
+        backup = Backup(storage, data, patient, progress=progress, cancellation=progress.cancellation)
         result = await backup.run()
         assert progress.bytes_after <= AFTER_CANCEL
         assert result.snapshot.incomplete == INCOMPLETE_CANCELED

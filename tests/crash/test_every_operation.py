@@ -26,6 +26,7 @@ from tests.crash.kit import (
     export,
     opened,
     snapshots,
+    whole_files,
     writing,
 )
 
@@ -98,8 +99,8 @@ async def die_and_recover(world: World, scratch: Path, kill_at: KillAt) -> tuple
     expected = {**world.expected, **{mid: scan(path) for mid, path in finished.items()}}
     await check_survival(left, expected, scratch, cache_dir=world.cache)
     async with opened(left, cache_dir=world.cache) as repo:
-        known = [s for s in await snapshots(repo) if s.source == SOURCE]
-        checkpointed = max((s.root.summ.files for s in known if s.incomplete and s.root and s.root.summ), default=0)
+        known = [s for s in await snapshots(repo) if s.source == SOURCE and s.incomplete]
+        checkpointed = max([len(await whole_files(repo, snapshot)) for snapshot in known], default=0)
     again = Backup(left, world.third, cache_dir=world.cache)
     result = await again.run()
     assert not result.snapshot.incomplete

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from agent.repository.ids import NO_PREFIX
-from agent.repository.repository import Repository
 from agent.snapshots import upload_tree as walk
-from agent.snapshots.model import DIRECTORY, Entry, Snapshot
-from agent.snapshots.tree import list_directory
+from agent.storage.open import open_storage
 from agent.testing.faulty_storage import FaultyStorage, KillAt
 from agent.testing.trees import Folder, noise, plant, scan
-from tests.crash.kit import Backup, Store, check_survival, copied, create, dying, opened, snapshots
+from tests.crash.kit import Backup, Store, check_survival, copied, create, dying, opened, snapshots, whole_files
+from tests.crash.processes import Commands
 
 KILLS = 2
 FILES = 40
@@ -39,17 +38,6 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-async def shown(repo: Repository, found: Snapshot | None) -> int:
-    """Bytes of whole files in an incomplete snapshot."""
-    size, waiting = 0, [found.root] if found is not None and found.root is not None else []
-    while waiting:
-        folder: Entry = waiting.pop()
-        async for batch in list_directory(repo.objects, folder.obj, folder.name):
-            waiting += [entry for entry in batch if entry.type == DIRECTORY]
-            size += sum(entry.size for entry in batch if entry.type == "f" and ".checkpointed." not in entry.name)
-    return size
-
-
 @pytest.mark.parametrize("options", WAYS.values(), ids=WAYS.keys())
 async def test_a_killed_backup_is_gone_on_with_from_what_it_left(
     tmp_path: Path, data: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
@@ -70,7 +58,7 @@ async def test_a_killed_backup_is_gone_on_with_from_what_it_left(
             found = await snapshots(repo)
             if not all(snapshot.incomplete for snapshot in found):
                 continue  # it was done before that operation: checkpoints come as they come
-            covered = await shown(repo, found[-1] if found else None)
+            covered = sum(entry.size for entry in await whole_files(repo, found[-1] if found else None))
             stored = sum(entry.original_length for entry in repo.index.iterate() if entry.content[0] == NO_PREFIX)
         packs = {blob_id for blob_id in left.blobs if blob_id.startswith("p")}
         again = Backup(left, data, options)
@@ -86,4 +74,32 @@ async def test_a_killed_backup_is_gone_on_with_from_what_it_left(
         await check_survival(left, {result.snapshot.id: scan(data)}, tmp_path)
         if resumed == KILLS:
             break
+    assert resumed
+
+
+async def test_a_command_that_was_killed_is_gone_on_with_from_what_it_left(tmp_path: Path, rng: random.Random) -> None:
+    below = {b"d%d" % d: Folder({b"f%d" % f: noise(FILE_BYTES, 10 * d + f) for f in range(10)}) for d in range(12)}
+    total = 120 * FILE_BYTES
+    plant(tmp_path / "data", Folder(below))
+    url = f"file://{tmp_path}/repository"
+    resumed = 0
+    with Commands(tmp_path, url) as commands:
+        commands.run("repository", "create", "--splitter=DYNAMIC-128K-BUZHASH")
+        commands.warm_up()
+        commands.run("backup", str(tmp_path / "data"), "--source=a@b:/whole")
+        for number in range(10):
+            backup = ("backup", str(tmp_path / "data"), f"--source=a@b:/{number}", "--parallel=1")
+            if not commands.kill(rng.uniform(0.3, 1), *backup, "--checkpoint-interval=0s"):
+                continue
+            storage = await open_storage(url)
+            async with opened(storage) as repo:
+                found = [snapshot for snapshot in await snapshots(repo) if snapshot.source.path == f"/{number}"]
+                covered = sum(entry.size for entry in await whole_files(repo, found[-1] if found else None))
+            await storage.close()
+            again = commands.run(*backup)
+            assert again["parents"] == [snapshot.id for snapshot in found]
+            assert again["readBytes"] == total - covered
+            resumed += covered > 0
+            if resumed == KILLS:
+                break
     assert resumed

@@ -9,9 +9,9 @@ import contextlib
 import importlib
 import io
 import os
+import select
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from functools import cache
 
@@ -56,6 +56,14 @@ def _child(order: Order) -> None:
         os._exit(status)
 
 
+def _ends_within(pid: int, seconds: float) -> bool:
+    handle = os.pidfd_open(pid)
+    try:
+        return bool(select.select([handle], [], [], seconds)[0])
+    finally:
+        os.close(handle)
+
+
 def main() -> None:
     """Until stdin ends."""
     derive = cache(kdf.derive_password_key)
@@ -72,8 +80,7 @@ def main() -> None:
             pid = os.fork()
             if not pid:
                 _child(order)
-            if order.kill_after is not None:
-                time.sleep(order.kill_after)
+            if order.kill_after is not None and not _ends_within(pid, order.kill_after):
                 os.kill(pid, signal.SIGKILL)
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print(status, file=answers, flush=True)

@@ -11,6 +11,9 @@ from hypothesis import Phase, settings
 from agent.repository import format_manager, kdf
 from agent.testing.kopia_client import KopiaClient
 from tests.interop.sides import PASSWORD, Ours
+from tests.storage.conftest import client, seaweed
+
+__all__ = ["client", "seaweed"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 

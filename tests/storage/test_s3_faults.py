@@ -2,15 +2,18 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from agent.base.clock import SystemClock
 from agent.base.errors import StorageUnavailable
 from agent.storage.base import BlobId
+from agent.storage.pace import Pace
 from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
 from agent.storage.s3 import S3Storage
 from agent.storage.s3_config import S3Config
+from agent.testing.clock import VirtualClock
 from agent.testing.s3_server import SeaweedServer
 from agent.testing.tcp_proxy import TcpFaults, TcpProxy
 from tests.storage.conftest import config_for
@@ -65,11 +68,11 @@ async def test_an_upload_that_is_cut_leaves_nothing_and_succeeds_on_retry(
 async def test_a_store_that_falls_silent_is_given_up_after_the_read_timeout(
     proxy: TcpProxy, seaweed: SeaweedServer
 ) -> None:
-    storage = await S3Storage.open(through(proxy, seaweed, read_timeout=0.3))
+    storage = await S3Storage.open(through(proxy, seaweed))
     await storage.put(PACK, [bytes(1 << 20)])
     await storage.close()
     proxy.faults = TcpFaults(stall_down_after=100_000)
-    storage = await S3Storage.open(storage._config)
+    storage = await S3Storage.open(replace(storage._config, read_timeout=0.3))
     with pytest.raises(StorageUnavailable, match=PACK):
         await storage.get(PACK)
     await storage.close()
@@ -89,7 +92,8 @@ async def test_a_corrupted_answer_to_a_listing_is_a_named_error(proxy: TcpProxy,
 @pytest.mark.parametrize("moment", ["early", "parts"])
 async def test_a_canceled_multipart_upload_is_aborted(seaweed: SeaweedServer, moment: str) -> None:
     config = config_for(seaweed, "blobs", multipart_threshold=5 << 20, multipart_part_size=5 << 20)
-    storage = await S3Storage.open(config)
+    pace = Pace(VirtualClock(jump=False), upload_bytes=5 << 20)  # or all of it might be there before it is looked for
+    storage = await S3Storage.open(config, pace)
     task = asyncio.ensure_future(storage.put(PACK, [bytes(40 << 20)]))
     if moment == "parts":
         while not await _uploads(storage):  # noqa: ASYNC110  # the server has no event

@@ -56,6 +56,20 @@ def test_the_default_source_is_kopias(lighter: Lighter, place: Place, monkeypatc
     assert user
 
 
+def test_an_empty_path_is_refused_and_not_taken_for_the_current_folder(lighter: Lighter, place: Place) -> None:
+    assert lighter("backup", "", *place.options).status == 2
+    assert lighter("restore", "latest", "", *place.options).status == 2
+    assert lighter("snapshots", *place.options, "--json").json["snapshots"] == []
+
+
+def test_a_repository_in_its_own_source_is_warned_of(lighter: Lighter, place: Place) -> None:
+    within = lighter("backup", place.folder.parent, *place.options, "--json")
+    assert within.status == 0, within.stderr
+    assert "the repository lies in" in within.stderr
+    assert len(within.json["warnings"]) == 1
+    assert lighter("backup", place.tree, *place.options, "--json").json["warnings"] == []
+
+
 def test_what_cannot_be_backed_up_ends_with_73_and_is_named(lighter: Lighter, place: Place) -> None:
     asyncio.run(_put_policy(place, {"errorHandling": {"ignoreUnknownTypes": False}}))
     os.mkfifo(place.tree / "etc" / "pipe")

@@ -89,8 +89,21 @@ def test_the_first_signal_asks_and_the_second_cancels() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.Event().wait()
 
+    def interrupt() -> bool:
+        asked.set()
+        return True
+
     with pytest.raises(CanceledError):
-        run(stubborn(), interrupt=asked.set)
+        run(stubborn(), interrupt=interrupt)
+
+
+def test_a_signal_cancels_work_that_would_not_end_by_itself() -> None:
+    async def opening() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    with pytest.raises(CanceledError):
+        run(opening(), interrupt=lambda: False)
 
 
 def test_a_signal_cancels_work_that_has_no_wish_of_its_own() -> None:

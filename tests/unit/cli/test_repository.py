@@ -94,6 +94,16 @@ def test_verify_finds_a_lost_pack_and_names_the_files_it_hits(lighter: Lighter, 
         assert lighter("verify", *options, *place.options, "--json").status == 75
 
 
+def test_a_verification_of_no_snapshot_says_so(lighter: Lighter, place: Place) -> None:
+    nothing = lighter("verify", *place.options)
+    assert (nothing.status, "All is well" in nothing.stdout) == (0, False)
+    assert "nothing was verified" in nothing.stderr
+    assert len(lighter("verify", *place.options, "--json").json["warnings"]) == 1
+    lighter("backup", place.tree, *place.options)
+    assert lighter("verify", "--source=nobody@here:/", *place.options, "--json").json["warnings"]
+    assert not lighter("verify", *place.options, "--json").json["warnings"]
+
+
 def test_an_interrupted_verification_is_gone_on_with(lighter: Lighter, place: Place, tmp_path: Path) -> None:
     lighter("backup", place.tree, *place.options)
     assert "No interrupted run" in lighter("verify", "--resume", *place.options).stderr

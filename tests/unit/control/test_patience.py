@@ -71,7 +71,7 @@ async def silent(by_token: TlsAgent) -> AsyncIterator[tuple[SilentReviewer, grpc
 
 
 async def until(what: Any) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not what():  # noqa: ASYNC110 - what is counted is not told
             await asyncio.sleep(0.01)
 
@@ -169,10 +169,12 @@ async def test_a_reader_who_leaves_ends_its_worker(by_token: TlsAgent, fountain:
 async def test_a_stream_ends_at_its_deadline_in_the_middle(by_token: TlsAgent, fountain: Fountain) -> None:
     request = snapshots_pb2.ReadFileRequest(repository=APP, snapshot="s", path=b"f")
     async with by_token.listening(), by_token.client(token="t") as client:
-        pieces = 0
-        with pytest.raises(ControlDeadline):
-            async for _ in client._streamed(client._snapshots.ReadFile(request, timeout=0.5)):
-                pieces += 1
+        pieces, patience = 0, 0.25
+        while not pieces and patience < 60:  # where much else goes on, the first piece takes as long as it takes
+            patience *= 2
+            with pytest.raises(ControlDeadline):
+                async for _ in client._streamed(client._snapshots.ReadFile(request, timeout=patience)):
+                    pieces += 1
         assert pieces > 0
         await until(lambda: fountain.running == 0)
 

@@ -90,9 +90,13 @@ class Events:
 class Liveness:
     def __init__(self) -> None:
         self.dead: set[str] = set()
+        self.living = 10
 
     def is_dead(self, node: str) -> bool:
         return node in self.dead
+
+    def agents(self) -> int:
+        return self.living
 
 
 class Jobs:

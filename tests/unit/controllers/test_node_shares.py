@@ -73,6 +73,7 @@ def test_of_two_that_wait_the_higher_priority_goes_first_then_the_namespace_with
         assert not slots.acquire(key, namespace, lambda key=key: woken.append(key), priority=priority)
     slots.release("b1")
     assert woken == ["hook"]
+    assert slots.is_next("hook") and not slots.is_next("b2")
     assert slots.acquire("hook", "a", lambda: None)
     slots.release("a1")
     assert woken[-1] == "b2"

@@ -144,6 +144,24 @@ async def test_a_prepared_upload_may_wait_for_a_slot_for_hours() -> None:
     await cluster.stop()
 
 
+async def test_waiting_for_a_slot_costs_no_look_at_the_volume_until_its_pod_changes() -> None:
+    cluster = Cluster(random.Random(1), concurrency=1)
+    cluster.moved.script = lambda _: Script(seconds=7200)
+    for name in ("first", "second"):
+        await cluster.upload(name)
+    cluster.start_agent(NODES[0])
+    await cluster.run(60)
+    (waits,) = [name for name in ("first", "second") if await cluster.phase_of(DATA_UPLOADS, name) is Phase.PREPARED]
+    before = cluster.kube.requests.count(("get", "pods"))
+    await cluster.run(200)
+    assert cluster.kube.requests.count(("get", "pods")) == before
+    pod = await cluster.kube.get(PODS, Key(NAMESPACE, f"dataupload-{waits}"))
+    await cluster.kube.delete(PODS, pod.key)
+    await cluster.run(5)
+    assert (await cluster.kube.get(PODS, pod.key)).metadata.uid != pod.metadata.uid  # it was missed, and made anew
+    await cluster.stop()
+
+
 async def test_what_is_wrong_from_the_start_is_told_before_anything_is_exposed() -> None:
     async def check(job: Job) -> None:
         raise LocationNotFound("the backup storage location default does not exist")

@@ -17,6 +17,7 @@ from agent.testing.virtual_loop import VirtualLoop
 from tests.unit.controllers.controllers_kit import Cluster
 
 SECONDS = 240.0
+JOB_SECONDS = 20.0
 NAMESPACES = 20
 BIG = "big"
 
@@ -28,7 +29,8 @@ class Scale:
         self.loop = loop
         self.rng = random.Random(1)
         self.cluster = Cluster(self.rng, clock=loop.clock, concurrency=4)
-        self.cluster.moved.script = lambda _: Script(seconds=20.0)
+        self.cluster.moved.script = lambda _: Script(seconds=JOB_SECONDS)
+        self.cluster.liveness.living = agents
         self.nodes = [f"node-{number}" for number in range(agents)]
         self.objects = objects
         self.ways: list[FlakyKube] = []
@@ -88,11 +90,12 @@ def test_each_object_costs_a_bounded_number_of_requests_however_many_agents_see_
         patches = sum(count for (verb, _), count in asked.items() if verb == "patch")
         assert patches / objects <= 8
         assert asked["create", "pods"] == asked["delete", "pods"] == objects
-        assert sum(asked.values()) / objects <= 25
+        assert sum(asked.values()) / objects <= 20
         listed = sum(count for (verb, _), count in asked.items() if verb in {"list", "watch"})
         pages = 1 + objects // PAGE_SIZE
         assert listed / agents <= 5 * (1 + pages) + 4 * pages  # five informers, and what looks for leftovers
         assert not scale.cluster.moved.doubled
         small = [time for name, times in scale.started.items() if name not in {BIG, "pods"} for time in times]
-        assert statistics.median(small) < statistics.median(scale.started[BIG])  # although they came later
+        big = statistics.median(scale.started[BIG])  # of a node's slots each has half, although the small came later
+        assert statistics.median(small) == pytest.approx(big, abs=JOB_SECONDS / 4)
         loop.run_until_complete(scale.cluster.stop())

@@ -70,3 +70,18 @@ def test_the_worst_part_of_a_test_is_its_outcome(outcomes: tuple[str, str]) -> N
         )
         results.pytest_runtest_logreport(report)
     assert results.found == {"tests/e2e/test_x.py::test_y": {"outcome": "failed", "checks": [1]}}
+
+
+def test_a_cell_says_what_each_version_of_velero_came_to_and_runs_of_one_leave_the_others(tmp_path: Path) -> None:
+    (test, *_) = [test for test in checks_docs.marked()[7] if test.tier == "controlplane"]
+    page = f"| 7 | x | 1 passed ({checks_docs.pinned()}); 1 failed (1.17.9, 1.16.9) | | | y | |"
+    outcome = {"checks": [7], "outcome": "passed", "velero": "1.17.9"}
+    (tmp_path / "controlplane-1.17.9.json").write_text(json.dumps({f"{test.file}::{test.name}": outcome}))
+    cell = rows(checks_docs.render(tmp_path, page))[7][2]
+    assert cell == f"1 passed ({checks_docs.pinned()}, 1.17.9); 1 failed (1.16.9)"
+
+
+def test_an_older_server_has_a_version_of_its_own() -> None:
+    assert checks_docs.pinned("1.16").startswith("1.16.")
+    assert checks_docs.pinned("1.17").startswith("1.17.")
+    assert checks_docs.pinned("1.18") == checks_docs.pinned()

@@ -83,7 +83,7 @@ def shell(tmp_path: Path):  # type: ignore[no-untyped-def]
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"

@@ -307,7 +307,7 @@ async def test_a_canceled_watch_lets_go_of_its_connection(server: Server, api: A
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 60)
 
 
 async def test_without_a_service_account_the_way_is_explained() -> None:

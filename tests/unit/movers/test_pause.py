@@ -26,18 +26,20 @@ from tests.unit.movers.moving_kit import (
 _PAUSED = SetLimits(limits=RateLimits(paused=True))
 _FREE = SetLimits(limits=RateLimits())
 _MANY = 3_000
-_SETTLING = 10
-"""Reports after a pause in which what was under way may still end: a fifth of a second."""
+_STILL = 25
+"""Reports that say the same: half a second or more. What was under way at a pause may end before."""
 
 
 class TalkingLink:
-    """A link in memory whose other end waits for what it is told."""
+    """A link in memory whose other end waits for what it is told, and pauses the job at the first report `pause_at`."""
 
-    def __init__(self, spec):
+    def __init__(self, spec, *, pause_at=None):
         self.incoming = asyncio.Queue()
         self.reports, self.metrics = [], []
         self.finished = None
         self.told = asyncio.Condition()
+        self.paused = False
+        self._pause_at = pause_at
         self.say(Start(version=VERSION, spec=spec, secrets=SECRETS))
 
     def say(self, message):
@@ -49,6 +51,9 @@ class TalkingLink:
     def post(self, message):
         if isinstance(message, Report):
             self.reports.append(message.progress)
+            if not self.paused and self._pause_at is not None and self._pause_at(message.progress):
+                self.paused = True
+                self.say(_PAUSED)
         if isinstance(message, Metric):
             self.metrics.append(message)
         self._wake = asyncio.ensure_future(self._tell())
@@ -82,12 +87,21 @@ async def location(tmp_path):
 
 
 async def _stands_still(link):
-    link.say(_PAUSED)
-    await link.more_reports(_SETTLING)
+    await link.until(lambda: link.paused)
+    first = len(link.reports)
+    await link.until(lambda: len(link.reports) >= first + _STILL and _all_alike(link.reports[-_STILL:]))
     before = link.reports[-1]
-    await link.more_reports(25)
+    await link.more_reports(_STILL)
     assert link.reports[-1] == before, "no byte and no file"
     return before
+
+
+def _all_alike(reports):
+    return all(report == reports[0] for report in reports)
+
+
+def _has_begun(progress):
+    return progress.bytes_done > 0
 
 
 @pytest.mark.parametrize("kind", ["tree", "device"])
@@ -98,9 +112,8 @@ async def test_a_paused_backup_reads_and_sends_nothing_lives_on_and_ends_whole(l
         image = tmp_path / "image"
         image.write_bytes(b"".join(path.read_bytes() for path in sorted(tree.rglob("f*"))))
         spec = msgspec.structs.replace(spec, work=BackupBlock(path=str(image), source=SOURCE))
-    link = TalkingLink(spec)
+    link = TalkingLink(spec, pause_at=_has_begun)
     task = asyncio.create_task(run_job(link, SystemClock()))
-    await link.until(lambda: link.reports and link.reports[-1].bytes_done)
     before = await _stands_still(link)
     assert kind == "device" or before.files_done < _MANY, "there is something left to do"
     stored = sum(path.stat().st_size for path in (tmp_path / "repository").rglob("*") if path.is_file())
@@ -125,9 +138,9 @@ async def test_a_job_may_begin_paused(location, tmp_path):
 
 
 async def test_a_cancel_of_a_paused_backup_saves_what_there_is(location, tmp_path):
-    link = TalkingLink(backup_of(new_tree(tmp_path / "tree", files=_MANY, size=2_000), location))
+    tree = new_tree(tmp_path / "tree", files=_MANY, size=2_000)
+    link = TalkingLink(backup_of(tree, location), pause_at=_has_begun)
     task = asyncio.create_task(run_job(link, SystemClock()))
-    await link.until(lambda: link.reports and link.reports[-1].bytes_done)
     await _stands_still(link)
     link.say(Cancel(reason="enough"))
     link.say(_PAUSED)  # too late: what is to end is not held up
@@ -150,9 +163,8 @@ async def test_a_paused_restore_writes_nothing_and_ends_whole(location, tmp_path
     spec = slowly(restore_of(result.snapshot, target, location), 400_000)
     if kind == "device":
         spec = msgspec.structs.replace(spec, work=RestoreBlock(snapshot=result.snapshot, target=str(target / "image")))
-    link = TalkingLink(spec)
+    link = TalkingLink(spec, pause_at=lambda _: True)
     task = asyncio.create_task(run_job(link, SystemClock()))
-    await link.more_reports(1)
     before = await _stands_still(link)
     assert before.bytes_done < 2_000_000, "there is something left to do"
     link.say(_FREE)
@@ -169,9 +181,9 @@ async def test_a_paused_restore_is_canceled(location, tmp_path):
     async with running() as movers:
         result = await done(movers, backup_of(tree, location))
     (tmp_path / "target").mkdir()
-    link = TalkingLink(slowly(restore_of(result.snapshot, tmp_path / "target", location), 400_000))
+    spec = slowly(restore_of(result.snapshot, tmp_path / "target", location), 400_000)
+    link = TalkingLink(spec, pause_at=lambda _: True)
     task = asyncio.create_task(run_job(link, SystemClock()))
-    await link.more_reports(1)
     await _stands_still(link)
     link.say(Cancel(reason="enough"))
     assert await task == 0

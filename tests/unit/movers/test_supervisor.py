@@ -81,7 +81,7 @@ def _is_running(pid):
 
 
 async def _until_gone(pid):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while _is_running(pid):  # noqa: ASYNC110  # nobody tells when somebody else's process is gone
             await asyncio.sleep(0.01)
 
@@ -155,7 +155,8 @@ async def test_a_killed_worker_is_a_crash_with_its_last_progress_and_the_next_jo
         with pytest.raises(MoverCrashed, match=r"killed by SIGKILL.*after \d+"):
             await job.result()
     assert (await done(movers, backup_of(tree, location))).files == 20
-    assert (_descriptors(), _descriptors(movers.fork_server_pid)) == before
+    assert _descriptors() <= before[0]  # what earlier tests left may have been closed meanwhile
+    assert _descriptors(movers.fork_server_pid) <= before[1]
 
 
 async def test_what_a_dying_worker_prints_is_logged_and_told(movers, location, snapshot):
@@ -254,7 +255,7 @@ async def test_a_killed_fork_server_takes_its_workers_along_and_is_replaced(move
         await _until_gone(job.pid)
     assert (await done(movers, backup_of(snapshot[1], location))).files == 20
     assert movers.fork_server_pid not in (None, server)
-    assert len(_descriptors()) == len(before)
+    assert len(_descriptors()) <= len(before)
 
 
 _AGENT = """

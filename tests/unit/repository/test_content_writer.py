@@ -22,7 +22,7 @@ K = ord("k")
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - threads do what is waited for
             await asyncio.sleep(0.001)
 

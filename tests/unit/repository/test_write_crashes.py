@@ -139,7 +139,7 @@ async def test_canceled_at_any_storage_operation_the_writer_ends_at_once_and_not
         kit = await open_kit(Canceling(inner))
         flushed: list[int] = []
         backup = asyncio.create_task(small_backup(kit, 1, flushed))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.wait([backup])
         finished = not backup.cancelled()
         other = await open_kit(inner)

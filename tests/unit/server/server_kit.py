@@ -102,12 +102,13 @@ class World:
     def install(self, minor: int = 18) -> None:
         """The definitions of a Velero server, as far as they are read."""
         data = ["node", "acceptedByNode", "acceptedTimestamp"]
-        self.add_definition("datauploads", "v2alpha1", PHASES, [*BACKUP_STATUS, *data], ["cancel"])
+        parent = ["parentSnapshot"] if minor >= 19 else []
+        self.add_definition("datauploads", "v2alpha1", PHASES, [*BACKUP_STATUS, *data], ["cancel", *parent])
         self.add_definition("datadownloads", "v2alpha1", PHASES, [*STATUS, *data], ["cancel"])
         phases, spec = (PHASES, ["cancel"]) if minor >= 17 else (PHASES_1_16, [])
         new = ["acceptedTimestamp", "node"] if minor >= 17 else []
         self.add_definition("podvolumerestores", "v1", phases, [*STATUS, *new], spec)
-        self.add_definition("podvolumebackups", "v1", phases, [*BACKUP_STATUS, *new[:1]], spec)
+        self.add_definition("podvolumebackups", "v1", phases, [*BACKUP_STATUS, *new[:1]], [*spec, *parent])
         account: JsonObject = {"name": DEFAULT_MOVER_ACCOUNT, "namespace": NAMESPACE}
         self.api.put_raw(SERVICE_ACCOUNTS, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
 

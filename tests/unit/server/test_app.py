@@ -114,9 +114,9 @@ async def test_a_real_worker_writes_a_snapshot_that_is_in_the_repository(tmp_pat
     url = f"file://{tmp_path}/bucket/kopia/app"
     storage = await open_storage(url, create=True)
     await Repository.create(storage, PASSWORD, options=CreateOptions(for_velero=True))
-    async with asyncio.timeout(60), world.agent(lambda options: Movers(options, world.clock, {})):
+    async with asyncio.timeout(300), world.agent(lambda options: Movers(options, world.clock, {})):
         await world.add_backup()
-        await world.until(lambda: world.phase().is_final, within=50)
+        await world.until(lambda: world.phase().is_final, within=60)
     backup = await world.backup()
     assert (backup.status.phase, backup.status.message) == (Phase.COMPLETED, "")
     async with Repository.open(storage, PASSWORD) as repository:

@@ -54,7 +54,7 @@ class Listening:
 
 async def listens(client: ControlClient) -> None:
     """Wait until the agent is heard: it refuses whoever shows nothing."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await client.node()
@@ -103,7 +103,7 @@ async def test_an_address_without_a_certificate_ends_the_agent(tmp_path: Path) -
     world = AgentWorld(tmp_path, SystemClock(), control_address="127.0.0.1:0")
     world.reviewer = FakeReviewer()
     await world.add_node(NODE)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         with pytest.raises(ConfigurationError, match="only with a certificate"):
             async with world.agent(Workers(world)) as task:
                 await task

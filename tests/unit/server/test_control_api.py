@@ -44,9 +44,9 @@ async def world(tmp_path: Path) -> AgentWorld:
 async def test_a_backup_is_seen_and_canceled_through_the_socket(world: AgentWorld) -> None:
     workers = Workers(world, Script(seconds=3_600, bytes=3_600_000, cancel_seconds=0.01))
     backup = jobs_pb2.JobId(kind=jobs_pb2.JOB_KIND_POD_VOLUME_BACKUP, name="pvb-1")
-    async with asyncio.timeout(60), world.agent(workers):
+    async with asyncio.timeout(300), world.agent(workers):
         await world.add_backup()
-        await world.until(lambda: world.phase() is Phase.IN_PROGRESS, within=30)
+        await world.until(lambda: world.phase() is Phase.IN_PROGRESS, within=60)
         async with connect(Target(address=f"unix:{world.flags.control_socket}")) as client:
             seen = [message.job async for message in _until_it_moves(client.watch(jobs_pb2.WatchJobsRequest()))]
             assert (seen[-1].volume_namespace, seen[-1].volume, seen[-1].node) == ("app", "web/html", NODE)
@@ -54,7 +54,7 @@ async def test_a_backup_is_seen_and_canceled_through_the_socket(world: AgentWorl
             node = await client.node()
             assert (node.ready, node.running_jobs, node.waiting_jobs, node.concurrency) == (True, 1, 0, 1)
             await client.cancel(backup)
-            await world.until(lambda: world.phase().is_final, within=30)
+            await world.until(lambda: world.phase().is_final, within=60)
             again = await client.cancel(backup)
             assert again == await client.job(backup), "harmless when it has ended"
             assert (again.phase, again.cancel_requested) == (jobs_pb2.JOB_PHASE_FAILED, True), "as contract §13.12 says"
@@ -69,13 +69,13 @@ async def _until_it_moves(messages):  # type: ignore[no-untyped-def]
 
 async def test_limits_that_are_set_count_for_jobs_metrics_and_places(world: AgentWorld) -> None:
     workers = Workers(world, Script(seconds=3_600))
-    async with asyncio.timeout(60), world.agent(workers):
+    async with asyncio.timeout(300), world.agent(workers):
         await world.add_backup()
         await world.add_backup("pvb-2")
-        await world.until(lambda: len(workers.jobs.started) == 1, within=30)
+        await world.until(lambda: len(workers.jobs.started) == 1, within=60)
         async with connect(Target(address=f"unix:{world.flags.control_socket}")) as client:
             await client.set_limits(limits_pb2.Limits(upload_bytes_per_second=5 << 20, concurrency=2))
-            await world.until(lambda: len(workers.jobs.started) == 2, within=30)
+            await world.until(lambda: len(workers.jobs.started) == 2, within=60)
             assert b"lighterage_limit_upload_bytes_per_second 5.24288e+06" in world.metrics.render()
             state = await client.reset_limits()
             assert (state.in_force.upload_bytes_per_second, state.in_force.concurrency) == (0, 1)
@@ -84,9 +84,9 @@ async def test_limits_that_are_set_count_for_jobs_metrics_and_places(world: Agen
 async def test_the_command_line_shows_and_changes_what_the_socket_does(world: AgentWorld) -> None:
     workers = Workers(world, Script(seconds=3_600, cancel_seconds=0.01))
     socket = ("--socket", world.flags.control_socket)
-    async with asyncio.timeout(120), world.agent(workers):
+    async with asyncio.timeout(300), world.agent(workers):
         await world.add_backup()
-        await world.until(lambda: world.phase() is Phase.IN_PROGRESS, within=30)
+        await world.until(lambda: world.phase() is Phase.IN_PROGRESS, within=60)
         (status, out, _), (_, listed, _), (_, limits, _), (_, table, _) = await asyncio.gather(
             lighter("agent", "status", "--json", *socket),
             lighter("agent", "jobs", "--json", *socket),
@@ -128,13 +128,13 @@ async def test_a_paused_job_stands_still_is_seen_as_such_stays_so_over_a_restart
     script = Script(seconds=3_600, bytes=3_600_000, cancel_seconds=0.01)
     backup = jobs_pb2.JobId(kind=jobs_pb2.JOB_KIND_POD_VOLUME_BACKUP, name="pvb-1")
     target = Target(address=f"unix:{world.flags.control_socket}")
-    async with asyncio.timeout(90), world.agent(Workers(world, script)):
+    async with asyncio.timeout(300), world.agent(Workers(world, script)):
         await world.add_backup()
-        await world.until(lambda: world.phase() is Phase.IN_PROGRESS, within=30)
+        await world.until(lambda: world.phase() is Phase.IN_PROGRESS, within=60)
         async with connect(target) as client:
             await client.pause(backup)
             await world.until(
-                lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 1.0' in _shown(world), within=30
+                lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 1.0' in _shown(world), within=60
             )
             assert (await client.node()).paused_jobs == 1
             before = (await client.job(backup)).progress.bytes_done
@@ -144,24 +144,24 @@ async def test_a_paused_job_stands_still_is_seen_as_such_stays_so_over_a_restart
             resumed = await lighter("agent", "resume", "pvb/pvb-1", "--socket", world.flags.control_socket)
             assert resumed[:2] == (0, "pvb/pvb-1 is InProgress\n")
             await world.until(
-                lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 0.0' in _shown(world), within=30
+                lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 0.0' in _shown(world), within=60
             )
             paused = await lighter("agent", "pause", "pvb/pvb-1", "--socket", world.flags.control_socket)
             assert paused[:2] == (0, "pvb/pvb-1 is InProgress (paused)\n")
             await world.until(
-                lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 1.0' in _shown(world), within=30
+                lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 1.0' in _shown(world), within=60
             )
     assert {"Paused", "Resumed"} <= (await world.told()).keys()
     world.stopping = Stopping()
     next_workers = Workers(world, script)
-    async with asyncio.timeout(90), world.agent(next_workers):
-        await world.until(lambda: bool(next_workers.jobs.started), within=30)
+    async with asyncio.timeout(300), world.agent(next_workers):
+        await world.until(lambda: bool(next_workers.jobs.started), within=60)
         await world.until(
-            lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 1.0' in _shown(world), within=30
+            lambda: b'lighterage_jobs{kind="PodVolumeBackup",state="paused"} 1.0' in _shown(world), within=60
         )
         async with connect(target) as client:
             await client.cancel(backup)
-            await world.until(lambda: world.phase().is_final, within=30)
+            await world.until(lambda: world.phase().is_final, within=60)
             assert not (await client.job(backup)).paused
 
 

@@ -58,7 +58,7 @@ async def backed_up(folder: Path) -> AsyncIterator[tuple[AgentWorld, ControlClie
     def workers(options: MoverOptions) -> Movers:
         return Movers(options, world.clock, {})
 
-    async with asyncio.timeout(120), world.agent(workers):
+    async with asyncio.timeout(300), world.agent(workers):
         await world.add_backup()
         await world.until(lambda: world.phase().is_final, within=60)
         async with connect(Target(address=f"unix:{world.flags.control_socket}")) as client:
@@ -144,7 +144,7 @@ async def test_a_reader_that_stops_holds_one_worker_and_few_may(tmp_path: Path) 
             await _all(client.snapshots(APP))
         await readers[0].aclose()
         del readers[0]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     assert len(await _all(client.snapshots(APP))) == 1

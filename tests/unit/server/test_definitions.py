@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.base.errors import KubeForbidden
+from agent.controllers.pod_volume_backup import canceled_phase
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.resource import CUSTOM_RESOURCE_DEFINITIONS
@@ -32,6 +35,16 @@ async def test_a_server_of_1_18_knows_all_phases_and_drops_unknown_fields() -> N
     assert definitions.has_field("podvolumerestores", "status.node")
     assert not definitions.has_field(BACKUPS, "status.node")
     assert not definitions.has_field(BACKUPS, "spec.cancel.deeper")
+
+
+@pytest.mark.parametrize(
+    ("minor", "phase"), [(16, Phase.FAILED), (17, Phase.FAILED), (18, Phase.FAILED), (19, Phase.CANCELED)]
+)
+async def test_a_canceled_pod_volume_backup_ends_as_its_server_needs_it(minor: int, phase: Phase) -> None:
+    world, definitions = World(), InstalledDefinitions()
+    world.install(minor)
+    await definitions.refresh(world.api)
+    assert canceled_phase(definitions) is phase
 
 
 async def test_a_field_that_keeps_what_it_does_not_know_has_everything_below() -> None:

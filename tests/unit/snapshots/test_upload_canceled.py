@@ -74,9 +74,12 @@ async def test_a_canceled_run_waits_for_a_store_that_hangs_as_long_as_it_may(blo
     assert not run.done()
     clock.advance(0.1)
     with pytest.raises(CanceledError, match="within 5 seconds"):
-        await asyncio.wait_for(run, 30)
+        await asyncio.wait_for(run, 60)
     assert clock.monotonic() == pytest.approx(5)
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("upload", "hash"))]
+    for thread in threading.enumerate():
+        if thread.name.startswith(("upload", "hash")):
+            thread.join(60)
+            assert not thread.is_alive(), thread
     again, _ = await back_up(storage_with(storage.blobs), folder)
     assert not again.snapshot.incomplete
 
@@ -89,7 +92,7 @@ async def test_canceling_the_task_waits_for_no_store(blobs, folder, moment):
     await storage.hangs.wait()
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(run, 30)
+        await asyncio.wait_for(run, 60)
     assert clock.monotonic() == 0
     again, _ = await back_up(storage_with(storage.blobs), folder)
     assert not again.snapshot.incomplete

@@ -209,7 +209,7 @@ async def test_the_written_part_of_an_unfinished_file_is_kept_alive(storage, tmp
         return entry
 
     def write_slowly(self, chunks, slab, cuts, plan):
-        assert cuts[0][0] == 0 or some_are_there.wait(30)
+        assert cuts[0][0] == 0 or some_are_there.wait(60)
         write(self, chunks, slab, cuts, plan)
 
     monkeypatch.setattr(walk.TreeUpload, "partial", remember)

@@ -119,6 +119,20 @@ async def test_temporary_files_and_strangers_are_not_listed(tmp_path: Path) -> N
     await storage.close()
 
 
+async def test_what_is_no_file_is_no_blob_and_is_not_waited_for(tmp_path: Path) -> None:
+    storage = await open_storage(f"file://{tmp_path}")
+    await storage.put(PACK, [b"x"])
+    path = tmp_path / f"p/3c9/{PACK[4:]}.f"
+    for make in (os.mkfifo, os.mkdir):
+        path.unlink()
+        make(path)
+        for length in (None, 1):
+            with pytest.raises(BlobNotFound):
+                await storage.get(PACK, 0, length)
+        assert [blob async for blob in storage.list()] == []
+    await storage.close()
+
+
 async def test_listing_enters_only_folders_that_can_match(tmp_path: Path) -> None:
     storage = await open_storage(f"file://{tmp_path}")
     await storage.put(PACK, [b"x"])

@@ -66,7 +66,7 @@ def in_loop(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[
 
     def run(test: Callable[[], Awaitable[None]]) -> None:
         async def bounded() -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await test()
 
         (uvloop.run if request.param == "uvloop" else asyncio.run)(bounded())

@@ -354,6 +354,31 @@ def test_a_refused_owner_is_counted_and_costs_the_set_id_bits(tmp_path: Path) ->
     assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o755, 7)
 
 
+@pytest.mark.skipif(not ROOT, reason="only root can try a closed directory in a child")
+def test_an_owner_without_other_rights_comes_back_into_directories_that_are_shut_to_it(tmp_path: Path) -> None:
+    (tmp_path / "ours" / "shut").mkdir(parents=True)
+    (tmp_path / "foreign").mkdir()
+    for folder in (tmp_path, tmp_path / "ours", tmp_path / "ours" / "shut"):
+        os.chown(folder, 65534, 65534)
+    os.chmod(tmp_path / "ours" / "shut", 0)
+    os.chmod(tmp_path / "foreign", 0)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    child = os.fork()
+    if child == 0:
+        os.fchdir(fd)
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        with open_target(".") as root:
+            written = root.make_directory(b"ours").make_directory(b"shut").write_files([_new(b"file")]).written
+            with pytest.raises(VolumeError, match="denied"):
+                root.make_directory(b"foreign")
+        os._exit(0 if written == 1 else 1)
+    os.close(fd)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (tmp_path / "ours" / "shut" / "file").read_bytes() == b"data"
+
+
 def test_sync_reaches_the_file_system(target: DirectoryWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     sync = _native.sync_filesystem
