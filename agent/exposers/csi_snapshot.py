@@ -23,13 +23,13 @@ from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
 from agent.exposers.settings import ExposerSettings
 from agent.exposers.snapshot_claim import ClaimPlan, SnapshotClaims, snapshot_claim
-from agent.exposers.snapshot_handover import SnapshotHandover, source_key
+from agent.exposers.snapshot_handover import SnapshotHandover, Source, source_key
 from agent.exposers.snapshot_record import SourceRecord, find_record, write_record
 from agent.exposers.snapshot_state import state_of_snapshot
 from agent.kube.data_upload import DataUpload
 from agent.kube.meta import Key
 from agent.kube.names import DATA_UPLOAD_LABEL
-from agent.kube.pods import Pod
+from agent.kube.pods import NodeSelector, Pod
 from agent.kube.resource import (
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
@@ -71,14 +71,17 @@ class CsiSnapshotExposer:
             left.append("the pod")
         claim = await find(self._api, PERSISTENT_VOLUME_CLAIMS, job.key)
         if not await self._claims.remove(job, claim):
-            left.append("the volume")
+            left.append("the claim")
         if not self._comes_first(job, claim):
+            # One after the other: whoever waits for the storage looks at the rest once, not each time.
             if not await self._handover.remove_copies(job, record):
                 left.append("the snapshot")
-            if not await self._handover.remove_source(job, record):
+            elif not await self._handover.remove_source(job, record):
                 left.append(f"the snapshot in {job.spec.source_namespace}")
         if record is not None and not await remove_copies(self._api, job, record.wanted):
             left.append("copied secrets")
+        if not left and not await self._claims.is_volume_gone(job):
+            left.append("the volume")
         return Waiting(f"not deleted yet of {job.key}: {', '.join(left)}") if left else Done()
 
     async def diagnose(self, job: DataUpload) -> tuple[str, ...]:
@@ -101,11 +104,8 @@ class CsiSnapshotExposer:
         if pod is None and job.status.node:
             raise PodBroken(f"the pod {job.key}, which held the volume on node {job.status.node}, is gone")
         if pod is None:
-            made = await self._make_pod(job, record)
-            if isinstance(made, Waiting):
-                return made
-            pod = made
-        elif record is not None:
+            return await self._make_pod(job, record)
+        if record is not None:
             await self._handover.release_source(job, record)
         runner = runner_of(pod)
         if runner is None:
@@ -115,7 +115,7 @@ class CsiSnapshotExposer:
             )
         return await self._look_at(job, pod, runner)
 
-    async def _make_pod(self, job: DataUpload, record: SourceRecord | None) -> Pod | Waiting:
+    async def _make_pod(self, job: DataUpload, record: SourceRecord | None) -> Waiting:
         """All steps up to the pod, as far as they are not done."""
         plan = await self._claims.plan(job)
         claim = await self._make_claim(job, plan, record)
@@ -143,20 +143,22 @@ class CsiSnapshotExposer:
             return Waiting(f"the claim {job.key} is being deleted")
         if claim is not None and record is None:
             return claim
+        source: Source | None = None
         if record is None:
-            source = await self._handover.source(job)
-            if isinstance(source, Waiting):
-                return source
+            found = await self._handover.source(job)
+            if isinstance(found, Waiting):
+                return found
+            source = found
             record = await self._claims.record(job, plan, *source)
             await write_record(self._api, job, record)
         waiting = await copy_for(self._api, job, job.spec.source_namespace, record.wanted)
         if waiting is not None:
             return waiting
-        await self._handover.copy(job, record)
-        await self._handover.release_source(job, record)
+        await self._handover.copy(job, record, source)
+        await self._handover.release_source(job, record, source)
         return claim or await make(self._api, PERSISTENT_VOLUME_CLAIMS, snapshot_claim(job, plan, record), job)
 
-    async def _create_pod(self, job: DataUpload, request: PodRequest) -> Pod | Waiting:
+    async def _create_pod(self, job: DataUpload, request: PodRequest) -> Waiting:
         settings = self._settings
         runner = settings.runner(request.mode)
         if runner is Runner.POD:
@@ -166,21 +168,26 @@ class CsiSnapshotExposer:
             template = await settings.pod_template(runner)
         except KubeNotFound as error:
             return Waiting(f"there is no DaemonSet to copy the pod from: {error}")
-        return await make(self._api, PODS, hosting_pod(request, runner, template, settings.config()), job)
+        await make(self._api, PODS, hosting_pod(request, runner, template, settings.config()), job)
+        return Waiting(f"the pod {job.key} was made and starts")
 
     async def _look_at(self, job: DataUpload, pod: Pod, runner: Runner) -> Waiting | Ready | Broken:
         claim = await find(self._api, PERSISTENT_VOLUME_CLAIMS, job.key)
         if claim is None or claim.status.phase == _LOST:
             raise ProvisioningFailed(f"the claim {job.key} or its volume is gone while the pod {pod.key} needs it")
-        volume = await volume_of(self._api, claim) if claim.spec.volume_name else None
-        affinity = volume.spec.node_affinity if volume is not None else None
-        state = await state_of_pod(self._api, self._settings.clock, pod, affinity.required if affinity else None)
+        state = await state_of_pod(self._api, self._settings.clock, pod, lambda: self._reachable_from(claim))
         if isinstance(state, Running):
             path = await self._path(job, pod, claim, runner)
             return Ready(node=state.node, mode=claim.spec.volume_mode, path=path, runner=runner, pod=pod.metadata.name)
         if isinstance(state, Waiting) and claim.status.phase != _BOUND:
             return await self._why_unbound(job, claim) or state
         return state
+
+    async def _reachable_from(self, claim: PersistentVolumeClaim) -> NodeSelector | None:
+        """The nodes that the volume allows, as far as it exists."""
+        volume = await volume_of(self._api, claim) if claim.spec.volume_name else None
+        affinity = volume.spec.node_affinity if volume is not None else None
+        return affinity.required if affinity is not None else None
 
     async def _path(self, job: DataUpload, pod: Pod, claim: PersistentVolumeClaim, runner: Runner) -> str:
         """As the worker sees it. Only the node's own agent can look; what others say is where it has to be."""
@@ -197,7 +204,7 @@ class CsiSnapshotExposer:
         waiting = state_of_snapshot(self._settings.clock, snapshot) if snapshot is not None else None
         if waiting is not None:
             return waiting
-        warning = await last_warning(self._api, claim)
+        warning = await last_warning(self._api, self._settings.clock, claim)
         return Waiting(f"the claim {claim.key} is {claim.status.phase or 'new'}: {warning}") if warning else None
 
     def _comes_first(self, job: DataUpload, claim: PersistentVolumeClaim | None) -> bool:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
+from agent.base.clock import Clock
 from agent.base.errors import KubeForbidden
 from agent.kube.api import KubeApi
 from agent.kube.cluster import Event
 from agent.kube.meta import KubeObject
 from agent.kube.resource import EVENTS
 from agent.kube.selector import Selector
+from agent.kube.times import ns_from_time
 
 _DEFAULT_NAMESPACE = "default"
 """Where events about objects without a namespace are."""
 MAX_WORDS: Final = 1_000
 """Characters that are taken of one text of the cluster."""
+_QUIET_SECONDS = 5.0
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -29,8 +32,14 @@ async def events_of(api: KubeApi, obj: KubeObject) -> list[Event]:
     return sorted(page.items, key=_last_seen, reverse=True)
 
 
-async def last_warning(api: KubeApi, obj: KubeObject) -> str:
-    """The text of the latest warning about this object, if nothing better was said since; else empty."""
+async def last_warning(api: KubeApi, clock: Clock, obj: KubeObject) -> str:
+    """The text of the latest warning about this object, if nothing better was said since; else empty.
+
+    Of what was made a moment ago nothing is asked: what is said of it now mostly passes, and events are dear to list.
+    """
+    made = obj.metadata.creation_timestamp
+    if made is not None and (clock.now_ns() - ns_from_time(made)) / 1e9 < _QUIET_SECONDS:
+        return ""
     for event in await events_of(api, obj):
         return words_of(event) if event.type == "Warning" else ""
     return ""

@@ -7,6 +7,7 @@ one that no node of the cluster may run by its own rules. What the scheduler say
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from agent.base.clock import Clock
@@ -31,6 +32,14 @@ _UNSCHEDULABLE_SECONDS = 45.0
 _ENDED = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
 
 
+ReachableFrom = Callable[[], Awaitable[NodeSelector | None]]
+"""Asks for the nodes that the volume of a pod allows; None: it does not say."""
+
+
+async def _anywhere() -> None:
+    """For volumes that are on their node already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """The pod has its volume, on this node. A mover pod that got its job may have ended since: its end is a result."""
@@ -39,9 +48,9 @@ class Running:
 
 
 async def state_of_pod(
-    api: KubeApi, clock: Clock, pod: Pod, reachable_from: NodeSelector | None = None
+    api: KubeApi, clock: Clock, pod: Pod, reachable_from: ReachableFrom = _anywhere
 ) -> Running | Waiting | Broken:
-    """Where a pod of ours stands. `reachable_from` are the nodes that its volume allows, where that is known."""
+    """Where a pod of ours stands. `reachable_from` is asked only where that matters."""
     what = f"the pod {pod.key}"
     if is_being_deleted(pod):
         return Waiting(f"{what} is being deleted")
@@ -55,19 +64,20 @@ async def state_of_pod(
             return Broken(PodBroken(f"{what} cannot start: {_words_of(status)}"))
     if not pod.spec.node_name:
         return await _unscheduled(api, clock, pod, reachable_from)
-    warning = await last_warning(api, pod)
+    warning = await last_warning(api, clock, pod)
     words = [_words_of(status) for status in pod.status.container_statuses if status.state.waiting is not None]
     return Waiting(f"{what} starts on node {pod.spec.node_name}: {warning or ', '.join(words) or 'nothing said yet'}")
 
 
-async def _unscheduled(api: KubeApi, clock: Clock, pod: Pod, reachable_from: NodeSelector | None) -> Waiting | Broken:
+async def _unscheduled(api: KubeApi, clock: Clock, pod: Pod, reachable_from: ReachableFrom) -> Waiting | Broken:
     condition = _scheduling(pod)
     if condition is None:
         return Waiting(f"the pod {pod.key} is not scheduled yet")
     text = clip(f"{condition.reason}: {condition.message}")
     since = condition.last_transition_time or pod.metadata.creation_timestamp
     waited = 0.0 if since is None else (clock.now_ns() - ns_from_time(since)) / 1e9
-    if waited >= _UNSCHEDULABLE_SECONDS and "affinity" in text and await _fits_nowhere(api, pod, reachable_from):
+    late = waited >= _UNSCHEDULABLE_SECONDS and "affinity" in text
+    if late and await _fits_nowhere(api, pod, await reachable_from()):
         return Broken(
             PodUnschedulable(
                 f"no node of the cluster may run the pod {pod.key}: {text}",

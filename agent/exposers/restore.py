@@ -93,7 +93,6 @@ class GenericRestoreExposer:
 
     async def _advance(self, job: DataDownload) -> Waiting | Ready | Broken:
         api = self._settings.api
-        target = await self._target(job)
         pod = await find_made(api, PODS, job.key, job)
         if pod is None and job.status.node:
             raise PodBroken(f"the pod {job.key}, which held the volume on node {job.status.node}, is gone")
@@ -101,29 +100,25 @@ class GenericRestoreExposer:
             await request_removal(api, PODS, pod)
             return Waiting(f"the pod {job.key} of the agent that ran here before ends")
         if pod is None:
-            made = await self._make(job, target)
-            if isinstance(made, Waiting):
-                return made
-            pod = made
+            return await self._make(job, await self._target(job))
         claim = await find_made(api, PERSISTENT_VOLUME_CLAIMS, job.key, job)
         if claim is None:
             raise ProvisioningFailed(f"the claim {job.key} that was to be restored to was removed by somebody")
-        state = await state_of_pod(api, self._settings.clock, pod, await self._reachable_from(pod, claim))
+        state = await state_of_pod(api, self._settings.clock, pod, lambda: self._reachable_from(claim))
         if isinstance(state, Running):
             return await self._ready(pod, state.node, claim, job)
         if isinstance(state, Waiting) and not claim.spec.volume_name:
             return await self._unprovisioned(claim, state)
         return state
 
-    async def _reachable_from(self, pod: Pod, claim: PersistentVolumeClaim) -> NodeSelector | None:
-        """The nodes that the volume allows, as long as the pod has none."""
-        if pod.spec.node_name or not claim.spec.volume_name:
-            return None
-        volume = await find(self._settings.api, PERSISTENT_VOLUMES, Key("", claim.spec.volume_name))
+    async def _reachable_from(self, claim: PersistentVolumeClaim) -> NodeSelector | None:
+        """The nodes that the volume allows, as far as it exists."""
+        name = claim.spec.volume_name
+        volume = await find(self._settings.api, PERSISTENT_VOLUMES, Key("", name)) if name else None
         affinity = volume.spec.node_affinity if volume is not None else None
         return affinity.required if affinity is not None else None
 
-    async def _make(self, job: DataDownload, target: PersistentVolumeClaim) -> Pod | Waiting:
+    async def _make(self, job: DataDownload, target: PersistentVolumeClaim) -> Waiting:
         """The claim, then the pod."""
         api = self._settings.api
         node = await self._selected_node(target)
@@ -135,7 +130,8 @@ class GenericRestoreExposer:
         claim = await self._claim(job, restore_claim(job, target, node))
         if is_being_deleted(claim):
             return Waiting(f"the claim {job.key} is being deleted")
-        return await self._pod(job, target, node)
+        await self._pod(job, target, node)
+        return Waiting(f"the pod {job.key} was made and starts")
 
     async def _target(self, job: DataDownload) -> PersistentVolumeClaim:
         key = target_of(job)
@@ -166,7 +162,7 @@ class GenericRestoreExposer:
         found = await find_made(api, PERSISTENT_VOLUME_CLAIMS, wanted.key, job)
         return found or await make(api, PERSISTENT_VOLUME_CLAIMS, wanted, job)
 
-    async def _pod(self, job: DataDownload, target: PersistentVolumeClaim, node: str) -> Pod:
+    async def _pod(self, job: DataDownload, target: PersistentVolumeClaim, node: str) -> None:
         settings, config = self._settings, self._settings.config()
         runner = settings.runner(target.spec.volume_mode)
         cache, credential = "", None
@@ -187,7 +183,7 @@ class GenericRestoreExposer:
             cache_claim=cache,
         )
         pod = hosting_pod(request, runner, await settings.pod_template(runner), config)
-        return await make(settings.api, PODS, pod, job)
+        await make(settings.api, PODS, pod, job)
 
     async def _ready(self, pod: Pod, node: str, claim: PersistentVolumeClaim, job: DataDownload) -> Waiting | Ready:
         settings, mode = self._settings, claim.spec.volume_mode
@@ -206,7 +202,7 @@ class GenericRestoreExposer:
         """What the provisioner says is more telling than what the scheduler does."""
         if claim.status.phase == "Lost":
             return Broken(ProvisioningFailed(f"the claim {claim.key} has lost its volume"))
-        words = await last_warning(self._settings.api, claim)
+        words = await last_warning(self._settings.api, self._settings.clock, claim)
         return Waiting(f"the claim {claim.key} has no volume yet: {words}") if words else state
 
     def _copies(self) -> Wanted:

@@ -96,10 +96,14 @@ class SnapshotClaims:
         )
 
     async def remove(self, job: DataUpload, claim: PersistentVolumeClaim | None) -> bool:
-        """Remove the claim and its volume, whatever its class says of volumes; whether both are gone."""
-        if claim is not None and is_made_for(claim, job):
-            await throw_away(self._api, claim, made_for(job))
-            return False
+        """Remove the claim and its volume, whatever its class says of volumes; whether there is no claim any more."""
+        if claim is None or not is_made_for(claim, job):
+            return True
+        await throw_away(self._api, claim, made_for(job))
+        return False
+
+    async def is_volume_gone(self, job: DataUpload) -> bool:
+        """Whether nothing is left of a volume that outlives its claim."""
         left = await self._api.list(PERSISTENT_VOLUMES, selector=Selector(labels=made_for(job)))
         return not left.items
 

@@ -38,6 +38,8 @@ from agent.kube.snapshots import (
 )
 from agent.kube.volumes import ObjectReference
 
+Source = tuple[VolumeSnapshot, VolumeSnapshotContent]
+"""The server's VolumeSnapshot and what it is bound to."""
 _MANAGED_BY_LABEL = "snapshot.storage.kubernetes.io/managed-by"
 _TRANSIENT = frozenset({BEING_CREATED_ANNOTATION, BEING_DELETED_ANNOTATION})
 """Annotations by which the snapshot controllers lock a content; a copy of them would lock ours for ever."""
@@ -56,7 +58,7 @@ class SnapshotHandover:
         self._api = settings.api
         self._clock = settings.clock
 
-    async def source(self, job: DataUpload) -> tuple[VolumeSnapshot, VolumeSnapshotContent] | Waiting:
+    async def source(self, job: DataUpload) -> Source | Waiting:
         """The source, once it can be taken over. `SourceGone`, `SnapshotFailed`."""
         key = source_key(job)
         snapshot = await find(self._api, VOLUME_SNAPSHOTS, key)
@@ -66,42 +68,37 @@ class SnapshotHandover:
         if waiting is not None:
             return waiting
         name = snapshot.status.bound_volume_snapshot_content_name
-        content = await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", name)) if name else None
+        content = await self._content(name) if name else None
         if content is None or not handle_of(content):
             return Waiting(f"the VolumeSnapshot {key} has no content with a handle yet")
         return snapshot, content
 
-    async def copy(self, job: DataUpload, record: SourceRecord) -> None:
-        """Make our VolumeSnapshot and its content, from the source or what is left of it."""
+    async def copy(self, job: DataUpload, record: SourceRecord, seen: Source | None) -> None:
+        """Make our VolumeSnapshot and its content, from the source as it was `seen` just now, or what is left of it."""
         ours = Key(job.metadata.namespace, job.metadata.name)
         snapshot = await find(self._api, VOLUME_SNAPSHOTS, ours)
-        content = await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", ours.name))
+        content = await self._content(ours.name)
         _check_copies(job, record, snapshot, content)
         if snapshot is not None and content is not None:
             return
-        source = await find(self._api, VOLUME_SNAPSHOTS, source_key(job))
-        source_content = await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", record.content))
-        if source is None or source_content is None:
-            raise SnapshotFailed(
-                f"the snapshot {record.handle} was taken over from {source_key(job)}, and has been deleted since",
-                hint="something else than the agent removed VolumeSnapshots in Velero's namespace",
-            )
+        source, source_content = seen or await self._recorded(job, record)
         snapshot = await make(self._api, VOLUME_SNAPSHOTS, _snapshot(job, source, source_content), job)
         content = await make(self._api, VOLUME_SNAPSHOT_CONTENTS, _content(job, record, source_content), job)
         _check_copies(job, record, snapshot, content)
 
-    async def release_source(self, job: DataUpload, record: SourceRecord) -> None:
+    async def release_source(self, job: DataUpload, record: SourceRecord, seen: Source | None = None) -> None:
         """Go on removing the source's objects, but not the storage's snapshot, which `copy` has taken.
 
         Nothing is removed unless the content is seen to be the recorded one, and to keep its snapshot.
         """
-        snapshot, content = await self._source_now(job, record)
-        if content is None:
+        content = seen[1] if seen is not None else await self._content(record.content)
+        if content is None or not _is_of_source(content, job, record):
             return
         if content.spec.deletion_policy is not DeletionPolicy.RETAIN:
             if is_being_deleted(content):
                 raise SnapshotFailed(f"the VolumeSnapshotContent {record.content} was deleted before it was taken over")
             content = await self._set_policy(content, DeletionPolicy.RETAIN)
+        snapshot = seen[0] if seen is not None else await self._source_snapshot(job, record)
         if snapshot is not None:
             await request_removal(self._api, VOLUME_SNAPSHOTS, snapshot)
         else:
@@ -114,7 +111,7 @@ class SnapshotHandover:
         if snapshot is not None and _is_copy(snapshot, job):
             await request_removal(self._api, VOLUME_SNAPSHOTS, snapshot)
             return False
-        content = await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", ours.name))
+        content = await self._content(ours.name)
         if content is None or not _is_copy(content, job) or not _has_handle(content, record):
             return True
         await remove_content(self._api, content)
@@ -131,20 +128,37 @@ class SnapshotHandover:
             await remove_content(self._api, content)
         return snapshot is None and content is None
 
+    async def _recorded(self, job: DataUpload, record: SourceRecord) -> Source:
+        """The source that an agent before this one found, to make a copy that is not there yet."""
+        snapshot = await find(self._api, VOLUME_SNAPSHOTS, source_key(job))
+        content = await self._content(record.content)
+        if snapshot is None or content is None:
+            raise SnapshotFailed(
+                f"the snapshot {record.handle} was taken over from {source_key(job)}, and has been deleted since",
+                hint="something else than the agent removed VolumeSnapshots in Velero's namespace",
+            )
+        return snapshot, content
+
     async def _source_now(
         self, job: DataUpload, record: SourceRecord | None
     ) -> tuple[VolumeSnapshot | None, VolumeSnapshotContent | None]:
-        """What is left of the source. What only has the name of a recorded source is none of ours."""
+        """What is left of the source."""
+        snapshot = await self._source_snapshot(job, record)
+        name = _content_name(snapshot) if snapshot is not None else ""
+        name = name if record is None else record.content
+        content = await self._content(name) if name else None
+        return snapshot, content if content is not None and _is_of_source(content, job, record) else None
+
+    async def _content(self, name: str) -> VolumeSnapshotContent | None:
+        return await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", name))
+
+    async def _source_snapshot(self, job: DataUpload, record: SourceRecord | None) -> VolumeSnapshot | None:
+        """None too when it only has the name of a recorded one."""
         key = source_key(job)
-        snapshot = await find(self._api, VOLUME_SNAPSHOTS, key) if key.name else None
-        bound = _content_name(snapshot) if snapshot is not None else ""
-        if record is not None and snapshot is not None and bound != record.content:
-            snapshot = None
-        name = record.content if record is not None else bound
-        content = await find(self._api, VOLUME_SNAPSHOT_CONTENTS, Key("", name)) if name else None
-        if content is None or reference_of(content) != key:
-            return snapshot, None
-        return snapshot, content if _has_handle(content, record) else None
+        found = await find(self._api, VOLUME_SNAPSHOTS, key) if key.name else None
+        if found is None or record is None:
+            return found
+        return found if _content_name(found) == record.content else None
 
     async def _set_policy(self, content: VolumeSnapshotContent, policy: DeletionPolicy) -> VolumeSnapshotContent:
         if content.spec.deletion_policy is policy:
@@ -165,6 +179,11 @@ def handle_of(content: VolumeSnapshotContent) -> str:
 def _has_handle(content: VolumeSnapshotContent, record: SourceRecord | None) -> bool:
     """Whether it is of the recorded snapshot, as far as one is recorded."""
     return record is None or handle_of(content) == record.handle
+
+
+def _is_of_source(content: VolumeSnapshotContent, job: DataUpload, record: SourceRecord | None) -> bool:
+    """Whether it is the source's, and does not only have the name of it."""
+    return reference_of(content) == source_key(job) and _has_handle(content, record)
 
 
 def _content_name(snapshot: VolumeSnapshot) -> str:

@@ -7,7 +7,7 @@ A worker is not believed: values that are no amounts are left out, labels are fe
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias
 
@@ -28,7 +28,8 @@ OPERATIONS: Final = ("backup", "restore")
 REQUESTS: Final = ("get", "put", "stat", "list", "delete")
 _STALE_SECONDS = 60.0
 """A worker that was silent for so long is gone: it counts in no gauge any more."""
-_RATE_SECONDS = 5.0
+_RATE_SECONDS = 15.0
+"""No shorter than most scrapes are apart: a job between two of them is to be seen, too."""
 _MOST_COUNTERS = 2_000
 """Of one worker."""
 _MOST_BOUNDS = 32
@@ -45,11 +46,8 @@ class Recorder:
         self.volume = volume
         self.heard = owner.now()
         self.memory = 0.0
-        self.rate = 0.0
-        """Bytes of the volume a second."""
         self._owner = owner
         self._seen: dict[_Labels, float] = {}
-        self._rated = (self.heard, 0.0)
 
     def progress(self, *, done: int, reused: int, files: int, failed: int) -> None:
         """Totals so far: bytes of the volume, the part of them that was taken over unread, files, failures."""
@@ -61,10 +59,6 @@ class Recorder:
             files=self._more(("files",), files),
             failed=self._more(("failed",), failed),
         )
-        since, bytes_then = self._rated
-        if self.heard - since >= _RATE_SECONDS:
-            self.rate = max(done - bytes_then, 0.0) / (self.heard - since)
-            self._rated = (self.heard, float(done))
 
     def metric(self, name: str, labels: Mapping[str, str], value: float) -> None:
         """A counter of the worker as it stands, or the memory that it has."""
@@ -88,6 +82,24 @@ class Recorder:
         return more
 
 
+class _Lately:
+    """Amounts of the last seconds, one for each whole second."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[tuple[float, float]] = deque(maxlen=math.ceil(_RATE_SECONDS) + 1)
+
+    def add(self, now: float, more: float) -> None:
+        if self._seconds and now - self._seconds[-1][0] < 1:
+            then, amount = self._seconds[-1]
+            self._seconds[-1] = (then, amount + more)
+        else:
+            self._seconds.append((now, more))
+
+    def since(self, moment: float) -> float:
+        """The sum of what came after it."""
+        return sum(amount for at, amount in self._seconds if at > moment)
+
+
 class WorkerMetrics(Collector):
     """All workers of an agent since it began. Registers itself."""
 
@@ -97,6 +109,7 @@ class WorkerMetrics(Collector):
         self._codes = FewValues(50)
         self._volumes = {operation: TopSums[tuple[str, str]](top_volumes) for operation in OPERATIONS}
         self._bytes = dict.fromkeys(("read", "reused", "written", "uploaded", "downloaded"), 0.0)
+        self._lately = {operation: _Lately() for operation in OPERATIONS}
         self._files = {(operation, outcome): 0.0 for operation in OPERATIONS for outcome in ("done", "failed")}
         self._requests: defaultdict[_Labels, float] = defaultdict(float)
         self._retries: defaultdict[str, float] = defaultdict(float)
@@ -130,6 +143,7 @@ class WorkerMetrics(Collector):
         self._files[of.operation, "failed"] += failed
         if done:
             self._volumes[of.operation].add(of.volume, done)
+            self._lately[of.operation].add(self.now(), done)
 
     def count(self, name: str, labels: Mapping[str, str], more: float) -> None:
         """So much more of a counter of the store; others are of no interest."""
@@ -222,11 +236,11 @@ class WorkerMetrics(Collector):
         running = self._running.values()
         rates = GaugeMetricFamily(
             "lighterage_throughput_bytes_per_second",
-            "Bytes of volumes that running jobs move together, over the last seconds",
+            f"Bytes of volumes that jobs moved together, over the last {_RATE_SECONDS:.0f} seconds",
             labels=("operation",),
         )
-        for operation in OPERATIONS:
-            rates.add_metric((operation,), sum(one.rate for one in running if one.operation == operation))
+        for operation, lately in self._lately.items():
+            rates.add_metric((operation,), lately.since(self.now() - _RATE_SECONDS) / _RATE_SECONDS)
         yield rates
         yield GaugeMetricFamily("lighterage_workers", "Worker processes that were heard of lately", value=len(running))
         yield GaugeMetricFamily(

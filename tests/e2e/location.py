@@ -5,15 +5,10 @@ What a test does to its location disturbs nobody else.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
-import threading
-from collections.abc import Coroutine
-from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from typing import Final
 
-from agent.testing.tcp_proxy import TcpProxy
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster
 
 WRONG: Final = ("velerokey", "wrong")
@@ -39,12 +34,21 @@ class Location:
         """Of the default location."""
         return str(self._spec["config"]["s3Url"])
 
+    @property
+    def folder(self) -> str:
+        """Of all its objects: `BUCKET/PREFIX/`."""
+        return f"{self._spec['objectStorage']['bucket']}/{self._prefix}/"
+
+    @property
+    def _prefix(self) -> str:
+        # Velero takes no bucket with folders that it does not know; this one it leaves alone.
+        return f"plugins/{self.name}"
+
     def create(self, keys: tuple[str, str] | None = None, *, s3_url: str = "") -> None:
         """With the keys of the default location, and its server, if no other ones are given."""
         metadata = {"name": self.name, "namespace": VELERO_NAMESPACE}
         spec = self._spec | {"credential": {"name": self.name, "key": "cloud"}, "default": False}
-        # Velero takes no bucket with folders that it does not know; this one it leaves alone.
-        spec["objectStorage"] = spec["objectStorage"] | {"prefix": f"plugins/{self.name}"}
+        spec["objectStorage"] = spec["objectStorage"] | {"prefix": self._prefix}
         spec["config"] = spec["config"] | {"s3Url": s3_url or self.s3_url}
         data = {"cloud": _file_of(keys) if keys else self._default_keys()}
         self._cluster.create(
@@ -71,28 +75,3 @@ class Location:
 def _file_of(keys: tuple[str, str]) -> str:
     text = f"[default]\naws_access_key_id={keys[0]}\naws_secret_access_key={keys[1]}\n"
     return base64.b64encode(text.encode()).decode()
-
-
-class Door:
-    """A way to the S3 server through the test's own process, on the node of `hack/cluster`: it can be shut for good."""
-
-    def __init__(self, s3_url: str) -> None:
-        address = urlsplit(s3_url)
-        assert address.hostname
-        assert address.port
-        self._proxy = TcpProxy(address.port, host=address.hostname)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._run(self._proxy.__aenter__())
-        self.s3_url = urlunsplit(address._replace(netloc=f"{address.hostname}:{self._proxy.port}"))
-
-    def shut(self) -> None:
-        """Cut every connection, and take no new one."""
-        if self._thread.is_alive():
-            self._run(self._proxy.__aexit__(None, None, None))
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-
-    def _run(self, work: Coroutine[Any, Any, object]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster
 from tests.e2e.direct import data_download, data_upload, waiting_claim
-from tests.e2e.location import READER, WRONG, Door, Location
+from tests.e2e.location import READER, WRONG, Location
 from tests.e2e.node_faults import NodeFaults
+from tests.e2e.store_faults import Door, FullDisk, Quota
 from tests.e2e.workload import Workload
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -30,6 +32,20 @@ def door(location: Location, faults: NodeFaults) -> Iterator[Door]:
     door = Door(location.s3_url)
     yield door
     door.shut()
+
+
+@pytest.fixture
+def disk(location: Location, faults: NodeFaults) -> Iterator[FullDisk]:
+    disk = FullDisk(location.s3_url)
+    yield disk
+    disk.close()
+
+
+@pytest.fixture
+def quota(location: Location, faults: NodeFaults) -> Iterator[Quota]:
+    quota = Quota(location.s3_url, location.folder)
+    yield quota
+    quota.raise_it()
 
 
 def test_wrong_credentials_fail_within_a_minute_and_say_which(app: Workload, location: Location) -> None:
@@ -59,6 +75,33 @@ def test_bucket_that_became_read_only_fails_backups_and_restores_still(app: Work
     data_download(app, "target", snapshot_id=snapshot_id, location=location.name).wait_for("Completed")
 
 
+@pytest.mark.parametrize("answer", [(507, "XMinioStorageFull"), (403, "QuotaExceeded")], ids=["minio", "ceph"])
+def test_bucket_that_is_full_fails_backups_until_there_is_room(
+    app: Workload, disk: FullDisk, location: Location, answer: tuple[int, str]
+) -> None:
+    location.create(s3_url=disk.s3_url)
+    data_upload(app, "files", location=location.name).wait_for("Completed")
+    app.make("files", "odd")
+    disk.answer = answer
+    refused = data_upload(app, "files", location=location.name, turn="2").wait_for("Failed", seconds=60)
+    assert "storage.out-of-space" in refused["status"]["message"]
+    disk.answer = None
+    data_upload(app, "files", location=location.name, turn="3").wait_for("Completed")
+
+
+@pytest.mark.slow
+def test_quota_that_is_used_up_during_a_backup_is_waited_for(app: Workload, location: Location, quota: Quota) -> None:
+    location.create()
+    data_upload(app, "files", location=location.name).wait_for("Completed")
+    app.make("files", "large")
+    quota.use_up()  # SeaweedFS answers with an error that may pass
+    job = data_upload(app, "files", location=location.name, turn="2")
+    job.wait_for("InProgress")
+    time.sleep(20)
+    quota.raise_it()
+    job.wait_for("Completed")
+
+
 @pytest.mark.slow
 def test_wrong_credentials_from_now_on_fail_the_next_backup(app: Workload, location: Location) -> None:
     location.create()
@@ -69,6 +112,7 @@ def test_wrong_credentials_from_now_on_fail_the_next_backup(app: Workload, locat
 
 
 @pytest.mark.slow
+@pytest.mark.disturbing  # it keeps the one slot of its node for as long
 def test_store_that_is_gone_for_ever_fails_in_a_quarter_of_an_hour(
     app: Workload, door: Door, location: Location
 ) -> None:

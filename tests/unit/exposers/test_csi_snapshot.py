@@ -307,11 +307,46 @@ async def test_a_ready_volume_costs_few_requests_to_look_at() -> None:
     job = await world.job()
     world.kube.requests.clear()
     await world.exposer().advance(job)
-    own = [
-        request for request in world.kube.requests if request != ("list", "pods")
-    ]  # the fake of the kubelet asks that
-    assert len(own) <= 7
-    assert not [verb for verb, _ in own if verb != "get"]
+    asked = [request for request in world.kube.requests if request != ("list", "pods")]  # as the fake of the kubelet
+    assert asked == [
+        ("get", PODS.name),
+        ("get", VOLUME_SNAPSHOT_CONTENTS.name),
+        ("get", PERSISTENT_VOLUME_CLAIMS.name),
+        ("get", PERSISTENT_VOLUME_CLAIMS.name),  # the fake's as well
+    ]
+
+
+async def test_a_pod_of_a_moment_ago_is_not_asked_after_in_events() -> None:
+    world = World()
+    world.csi.faults.provisioning = "the pool is busy"
+    await world.build()
+    await world.exposer().advance(await world.job())
+    await world.csi.step()
+    world.kube.requests.clear()
+    await world.exposer().advance(await world.job())
+    assert ("list", "events") not in world.kube.requests
+    world.clock.advance(5)
+    state = await world.exposer().advance(await world.job())
+    assert isinstance(state, Waiting)
+    assert "the pool is busy" in state.reason
+
+
+async def test_while_a_snapshot_goes_only_what_is_waited_for_is_looked_at() -> None:
+    world = World()
+    await world.build()
+    await _ready(world)
+    await world.csi.step(2)
+    await world.exposer().advance(await world.job())
+    await world.exposer().clean_up(await world.job())
+    await world.csi.step()
+    job = await world.job()
+    await world.exposer().clean_up(job)
+    world.kube.requests.clear()
+    state = await world.exposer().clean_up(job)
+    assert isinstance(state, Waiting)
+    assert state.reason.endswith("the snapshot")
+    asked = [name for _, name in world.kube.requests]
+    assert asked == [PODS.name, PERSISTENT_VOLUME_CLAIMS.name, VOLUME_SNAPSHOTS.name]
 
 
 async def test_a_mapped_class_has_to_exist_when_the_claim_is_made_only() -> None:

@@ -258,6 +258,7 @@ async def test_what_the_provisioner_says_is_what_is_waited_for() -> None:
     job, exposer = await cluster.begin(), cluster.exposer()
     await exposer.advance(job)
     await cluster.step(2)
+    cluster.clock.advance(5)
     state = await exposer.advance(job)
     assert isinstance(state, Waiting)
     assert "quota of the pool is used up" in state.reason

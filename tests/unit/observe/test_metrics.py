@@ -191,12 +191,22 @@ def test_latencies_of_all_workers_make_one_histogram(metrics):
     assert value(metrics, f"{name}_sum", operation="get") == 1.0
 
 
-def test_throughput_is_what_moves_now(metrics, clock):
+def test_throughput_is_what_moved_lately(metrics, clock):
     recorder = metrics.workers.recorder("restore", "shop", "data")
-    for done in (0, 600, 1200):
-        recorder.progress(done=done, reused=0, files=0, failed=0)
-        clock.advance(6)
+    for second in range(60):
+        clock.advance(1)
+        recorder.progress(done=100 * second, reused=0, files=0, failed=0)
     assert value(metrics, "lighterage_throughput_bytes_per_second", operation="restore") == 100
+    assert value(metrics, "lighterage_throughput_bytes_per_second", operation="backup") == 0
+
+
+def test_throughput_shows_a_job_that_began_and_ended_between_two_scrapes(metrics, clock):
+    recorder = metrics.workers.recorder("backup", "shop", "data")
+    recorder.progress(done=3_000, reused=0, files=1, failed=0)
+    recorder.ended()
+    clock.advance(14)
+    assert value(metrics, "lighterage_throughput_bytes_per_second", operation="backup") == 200
+    clock.advance(1)
     assert value(metrics, "lighterage_throughput_bytes_per_second", operation="backup") == 0
 
 
