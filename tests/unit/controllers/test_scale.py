@@ -96,6 +96,6 @@ def test_each_object_costs_a_bounded_number_of_requests_however_many_agents_see_
         assert listed / agents <= 5 * (1 + pages) + 4 * pages  # five informers, and what looks for leftovers
         assert not scale.cluster.moved.doubled
         small = [time for name, times in scale.started.items() if name not in {BIG, "pods"} for time in times]
-        big = statistics.median(scale.started[BIG])  # of a node's slots each has half, although the small came later
-        assert statistics.median(small) == pytest.approx(big, abs=JOB_SECONDS / 4)
+        big = statistics.median(scale.started[BIG])
+        assert statistics.median(small) <= big + JOB_SECONDS / 4  # although all of the big one's came first
         loop.run_until_complete(scale.cluster.stop())
