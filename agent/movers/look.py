@@ -35,6 +35,8 @@ async def look(repository: Repository, work: Look) -> RestoreResult:
                 writer.write(frame)
                 await writer.drain()
                 count, sent = count + 1, sent + len(frame)
+        writer.close()
+        await writer.wait_closed()  # what is on its way still would be lost with the worker, which ends now
     except (BrokenPipeError, ConnectionResetError):
         pass  # nobody listens any more
     finally:
