@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -34,21 +35,19 @@ ONCE: Final = flags_for(os.uname().release)
 
 def read_once(fd: int, buffer: Buffer, offset: int) -> int:
     """preadv(2) into one buffer: how many bytes, 0 at the end. Raises OSError."""
-    if ONCE:
-        try:
-            return os.preadv(fd, [buffer], offset, ONCE)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-    return os.preadv(fd, [buffer], offset)
+    return _once(os.preadv, fd, buffer, offset)
 
 
 def write_once(fd: int, buffer: Buffer, offset: int) -> int:
     """pwritev(2) of one buffer: how many bytes. Raises OSError."""
+    return _once(os.pwritev, fd, buffer, offset)
+
+
+def _once(call: Callable[[int, list[Buffer], int, int], int], fd: int, buffer: Buffer, offset: int) -> int:
     if ONCE:
         try:
-            return os.pwritev(fd, [buffer], offset, ONCE)
+            return call(fd, [buffer], offset, ONCE)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
-    return os.pwritev(fd, [buffer], offset)
+    return call(fd, [buffer], offset, 0)
