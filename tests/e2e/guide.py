@@ -46,7 +46,6 @@ class Guide:
             "MANIFESTS": str(self.overlay("manifests")),
         }
         programs = [str(tool(name).parent) for name in ("helm", "grpcurl")]
-        # Last, because the project brings a `velero` of its own, which is the agent.
         self._path = ":".join([os.environ["PATH"], *programs, str(Path(sys.executable).parent)])
 
     def overlay(self, name: str, *changes: Mapping[str, object]) -> Path:
