@@ -62,8 +62,6 @@ _MAX_REASON = 1_024
 _MAX_DOUBLINGS = 6
 _T = TypeVar("_T")
 _log = structlog.stdlib.get_logger(__name__)
-
-
 _Step = Callable[[JobT, Remembered[JobT]], Awaitable[Again]]
 
 
@@ -97,7 +95,10 @@ class Machine(Generic[JobT]):
         memory = self._memory.of(job)
         if not job.status.phase.is_new:
             self._context.queue.settle(self._id(job))
-        return await self._step(job, memory)(job, memory)
+        step = self._step(job, memory)
+        if step not in {self._new, self._prepared}:
+            self._context.slots.withdraw(self._id(job))  # it starts no more: others need not wait for it
+        return await step(job, memory)
 
     def _step(self, job: JobT, memory: Remembered[JobT]) -> _Step[JobT]:
         """What is next."""
