@@ -179,7 +179,7 @@ class Machine(Generic[JobT]):
 
     async def _accepted(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context = self._context
-        if memory.since(memory.accepted, context.clock) > context.timing.prepare:
+        if memory.took_too_long(context.timing.prepare, context.timing.others, context.clock):
             return await self._time_out(job, memory)
         state = await self._checked(job, memory) or await self._advanced(job, memory)
         if isinstance(state, Ready) and state.node != context.node:
