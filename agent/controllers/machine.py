@@ -130,8 +130,8 @@ class Machine(Generic[JobT]):
 
     async def _new(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context, kind = self._context, self._kind
-        turn = share(context.node, memory.uid) * context.claim_spread if kind.is_anybodys else 0.0
-        early = max(memory.phase_since + turn, memory.not_before) - context.clock.monotonic()
+        turn = context.claim_turn(memory.uid, memory.phase_since) if kind.is_anybodys else 0.0
+        early = max(turn, memory.not_before) - context.clock.monotonic()
         if early > 0:
             return early
         counts = context.writer.has_phase(kind.resource, Phase.ACCEPTED)
@@ -156,7 +156,8 @@ class Machine(Generic[JobT]):
             accepted_timestamp=context.writer.now(),
             **({"node": context.node} if kind.has_node_from_the_start else {}),
         )
-        await self._write(job, with_finalizer(with_exposing(accepted, True), kind.finalizer))
+        with context.claims.trying():
+            await self._write(job, with_finalizer(with_exposing(accepted, True), kind.finalizer))
         return None
 
     async def _skip_acceptance(self, job: JobT, memory: Remembered[JobT]) -> Again:
