@@ -22,6 +22,7 @@ from agent.base.errors import (
     KubeError,
     KubeForbidden,
     KubeInvalid,
+    KubeNotFound,
     LighterageError,
     NodeLost,
     VolumeError,
@@ -213,12 +214,11 @@ class Machine(Generic[JobT]):
         if memory.exposed:
             return None
         try:
-            await self._context.check(job)
+            return await self._patiently(memory, self._context.check(job))
         except KubeError:
             raise
         except LighterageError as error:
             return None if error.retryable else error
-        return None
 
     async def _prepared(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context, job_id = self._context, self._id(job)
@@ -409,7 +409,7 @@ class Machine(Generic[JobT]):
         try:
             result = await call
         except KubeError as error:
-            hopeless = isinstance(error, KubeForbidden | KubeInvalid)
+            hopeless = isinstance(error, KubeForbidden | KubeInvalid | KubeNotFound)
             if hopeless and memory.refused is None:
                 memory.refused = context.clock.monotonic()
             too_long = hopeless and memory.since(memory.refused, context.clock) >= context.timing.refused

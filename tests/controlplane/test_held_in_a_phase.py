@@ -13,7 +13,7 @@ from agent.kube.resource import DATA_UPLOADS
 from agent.testing.control_plane_velero import NAMESPACE
 from tests.controlplane.agents import STOCK_CONFIG
 from tests.controlplane.cluster import Cluster
-from tests.controlplane.transfers import in_progress
+from tests.controlplane.transfers import fill, in_progress
 
 OUTAGE_SECONDS = 10
 
@@ -21,7 +21,8 @@ OUTAGE_SECONDS = 10
 @contextmanager
 def accepted(cluster: Cluster) -> Iterator[str]:
     """The volume cannot be mounted until the end of the block."""
-    namespace, _ = cluster.application()
+    namespace, volume = cluster.application()
+    fill(volume, 1)
     cluster.storage.faults(fail={"NodeStageVolume": "not yet"})
     name = cluster.upload(namespace)
     cluster.wait_phase(name, Phase.ACCEPTED)
@@ -84,7 +85,7 @@ def test_an_upload_is_completed_whatever_happened_while_it_was_held(
         happen(cluster, name)
     ended = cluster.wait_final(name, seconds=180)
     assert (ended.status.phase, ended.status.message) == (Phase.COMPLETED, "")
-    assert ended.metadata.finalizers == ()
+    cluster.eventually("its finalizer goes", lambda: cluster.upload_of(name).metadata.finalizers == ())
     cluster.assert_clean()
 
 
