@@ -203,7 +203,7 @@ async def test_each_rule_that_is_taken_away_is_named_by_the_self_test(
 
     async def settles(api: AioKubeApi, wanted: list[str]) -> None:
         """Rules count a moment after they are written."""
-        for _ in range(50):
+        for _ in range(300):
             if (seen := await named(api)) == wanted:
                 return
             await asyncio.sleep(0.1)
