@@ -26,8 +26,8 @@ from tests.controlplane.manifests import DEPLOY, chart, objects
 
 NAMESPACE = "manifests"
 NOWHERE = {"lighterage.test/nowhere": "true"}
-OPERATOR = "monitoring.coreos.com/v1"
-"""Kinds of Prometheus' operator, which are not installed here."""
+OF_OPERATOR = {"PodMonitor", "PrometheusRule"}
+"""Kinds of Prometheus' operator, by its own definitions."""
 
 VALUES: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -70,17 +70,16 @@ def namespace(plane: ControlPlane) -> Iterator[str]:
 
 def take(plane: ControlPlane, found: list[Manifest]) -> set[str]:
     """Have the API server take objects, by a dry run as strict as it can be and then for real; their kinds."""
-    known = [one for one in found if one["apiVersion"] != OPERATOR]
-    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": known})
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
     arguments = ("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-")
     plane.kubectl(*arguments, "--dry-run=server", stdin=listed)
     try:
         plane.kubectl(*arguments, stdin=listed)
     finally:
-        cluster_wide = [one for one in known if str(one["kind"]).startswith("Cluster")]
+        cluster_wide = [one for one in found if str(one["kind"]).startswith("Cluster")]
         listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": cluster_wide})
         plane.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=listed)
-    return {str(one["kind"]) for one in known}
+    return {str(one["kind"]) for one in found}
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
@@ -88,7 +87,26 @@ def test_the_chart_is_taken_without_a_field_that_is_not_known(
     plane: ControlPlane, namespace: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
     named = {**values, "rbac": {"name": "lighterage-manifests", **values.get("rbac", {})}, "nodeSelector": NOWHERE}
-    assert {"DaemonSet", "Role", "ClusterRole", "ServiceAccount"} <= take(plane, chart(named, tmp_path, namespace))
+    kinds = {"DaemonSet", "Role", "ClusterRole", "ServiceAccount"}
+    if values is VALUES["everything"]:
+        kinds |= {*OF_OPERATOR, "ServiceMonitor", "Service", "NetworkPolicy", "ConfigMap"}
+    assert kinds <= take(plane, chart(named, tmp_path, namespace))
+
+
+@pytest.mark.parametrize("kind", [*sorted(OF_OPERATOR), "ServiceMonitor"])
+def test_the_operators_definitions_refuse_a_field_that_they_do_not_know(
+    plane: ControlPlane, namespace: str, tmp_path: Path, kind: str
+) -> None:
+    found = chart(VALUES["everything"], tmp_path, namespace)
+    (monitor,) = (one for one in found if one["kind"] == kind)
+    spec = cast(Any, monitor)["spec"]
+    first = next(value[0] for value in spec.values() if isinstance(value, list))
+    first["intervall"] = "30s"
+    refused = plane.try_kubectl(
+        "apply", "--server-side", "--validate=strict", "--dry-run=server", "-f", "-", stdin=json.dumps(monitor)
+    )
+    assert refused.returncode
+    assert "intervall" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -96,7 +114,7 @@ def test_the_chart_is_taken_without_a_field_that_is_not_known(
     [
         (["daemonset"], {"DaemonSet", "ClusterRoleBinding"}),
         (["daemonset", "daemonset/secret-copies"], {"DaemonSet", "ClusterRoleBinding"}),
-        (["observability"], {"ConfigMap", "NetworkPolicy"}),
+        (["observability"], {"ConfigMap", "NetworkPolicy", *OF_OPERATOR}),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
