@@ -11,7 +11,7 @@ from agent.base.errors import VerificationFailed
 from agent.cli.connection import Connection, repository_options
 from agent.cli.console import json_result, plural, print_facts, print_json, print_table, say, size_text
 from agent.cli.progress import progress_option
-from agent.cli.verify import SnapshotChecks, describe_checks, print_checks
+from agent.cli.verify import SnapshotChecks, describe_checks, print_checks, say_good
 
 if TYPE_CHECKING:
     from agent.snapshots.verify_repository import Finding, RepositoryReport
@@ -39,18 +39,18 @@ class RepositoryVerifyResult(msgspec.Struct, frozen=True, kw_only=True, rename="
 
 @click.command(
     "verify",
-    epilog="\b\nExamples:\n  lighter repository verify          # indexes, packs, markers, manifests, directories\n"
-    "  lighter repository verify --read   # and every file of every snapshot",
+    epilog="\b\nExamples:\n  lighter repository verify                    # everything, every byte of every file\n"
+    "  lighter repository verify --existence-only   # indexes, packs, markers, manifests, directories",
 )
 @json_result(RepositoryVerifyResult)
-@click.option("--read", "read_all", is_flag=True, help="Read, decrypt and hash all files of all snapshots, too.")
+@click.option("--existence-only", is_flag=True, help="Read no files: look whether all they are made of is there.")
 @progress_option
 @repository_options
-def verify_command(connection: Connection, as_json: bool, read_all: bool, progress: bool) -> None:
+def verify_command(connection: Connection, as_json: bool, existence_only: bool, progress: bool) -> None:
     """Check that all that the repository promises is there, and name the files that a damage hits.
 
-    Indexes are read and compared with the packs in the store; markers, schedule and manifests are read; directories of
-    all snapshots are read, and what they name is looked for.
+    Indexes are read and compared with the packs in the store; markers, schedule and manifests are read; directories and
+    files of all snapshots are read, decrypted and hashed. Exit status 75: something is damaged.
     """
     from agent.cli.progress import Frame, shown
     from agent.snapshots.verify import VerifyOptions
@@ -67,7 +67,7 @@ def verify_command(connection: Connection, as_json: bool, read_all: bool, progre
                 enabled=progress,
             ),
         ):
-            options = VerifyOptions(files_percent=100 if read_all else 0)
+            options = VerifyOptions(files_percent=0 if existence_only else 100)
             await verify_repository(repository, options=options, report=report)
 
     connection.run(work())
@@ -75,7 +75,7 @@ def verify_command(connection: Connection, as_json: bool, read_all: bool, progre
     if as_json:
         print_json(result)
     else:
-        _print(result)
+        _print(result, existence_only)
     if not result.ok:
         raise VerificationFailed(
             f"the repository is damaged: {plural(len(result.errors), 'error')},"
@@ -100,7 +100,7 @@ def _finding(finding: Finding) -> FindingInfo:
     return FindingInfo(finding.code, finding.what, finding.message)
 
 
-def _print(result: RepositoryVerifyResult) -> None:
+def _print(result: RepositoryVerifyResult, existence_only: bool) -> None:
     print_facts(
         [
             ("Blobs", f"{result.blobs:,} with {size_text(result.bytes)}"),
@@ -116,4 +116,4 @@ def _print(result: RepositoryVerifyResult) -> None:
     say()
     print_checks(result.checks)
     if result.ok:
-        say("All is well.")
+        say_good(existence_only)

@@ -143,7 +143,12 @@ def verify(
             hint="`lighter repository verify` looks for the cause; other entries are not affected",
         )
     if not as_json and result.checks.snapshots:
-        say("All is well.")
+        say_good(existence_only)
+
+
+def say_good(existence_only: bool) -> None:
+    """What may be said when nothing was found."""
+    say("Nothing is missing; no file was read." if existence_only else "All is well.")
 
 
 def _seed(given: int | None, state: Path | None, resume: bool) -> int:

@@ -53,7 +53,7 @@ from agent.movers.protocol import (
 )
 from agent.movers.spawner import Child, Spawner
 from agent.movers.spec import JobResult, JobSpec, Progress, RateLimits, Secrets, check_result
-from agent.observe.tracing import trace_headers
+from agent.observe.collector import trace_headers
 
 _CHUNK = 1 << 16
 _MEMORY_HINT = "raise the memory limit of workers, or lower the number of threads of a job"

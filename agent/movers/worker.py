@@ -37,7 +37,8 @@ from agent.movers.protocol import (
     to_worker,
 )
 from agent.movers.spec import BackupResult, Secrets
-from agent.observe.tracing import Span, Tracing, Value, parse_traceparent, timed, tracing_from, untimed
+from agent.observe.collector import tracing_from
+from agent.observe.tracing import Span, Tracing, Value, parse_traceparent, timed, untimed
 
 ORPHANED = 3
 """Exit status of a worker whose supervisor is gone."""

@@ -2,7 +2,7 @@
 
 Whoever knows that something has ended records it with its times, so nothing is held open, and what a crash left open is
 recorded by whoever goes on. Ids are derived from the object's uid: agents and workers that know nothing of each other
-make one trace. `tracing_from` decides by the standard variables of OpenTelemetry; without them nothing is imported.
+make one trace. Where they are sent is for `collector` to say.
 """
 
 from __future__ import annotations
@@ -14,16 +14,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from agent.base.clock import Clock
 from agent.base.errors import LighterageError
 
-_log = structlog.stdlib.get_logger(__name__)
-
-_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_HEADERS: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})", re.ASCII)
 _SAMPLED: Final = 1
 
@@ -73,37 +66,6 @@ class Tracing:
 
     async def close(self, within: float) -> None:
         """Send what was recorded, for so many seconds at most."""
-
-
-def trace_headers(environ: Mapping[str, str]) -> str:
-    """What a collector wants to be shown, `name=value,…`: the only one of the variables that may be secret."""
-    return next(filter(None, map(environ.get, _HEADERS)), "")
-
-
-def tracing_from(environ: Mapping[str, str], attributes: Mapping[str, Value], headers: str = "") -> Tracing:
-    """As the variables say. `attributes` are of all spans, and give way to `OTEL_RESOURCE_ATTRIBUTES`.
-
-    `environ` has to be the process's own: the libraries read the details there. `headers` are for processes whose
-    environment lacks them (`trace_headers`).
-    """
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return Tracing()
-    if environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp" or not any(map(environ.get, _ENDPOINTS)):
-        return Tracing()
-    protocol = next(filter(None, map(environ.get, _PROTOCOLS)), "grpc")
-    if protocol != "grpc":
-        _log.warning("no traces are sent: the only protocol for them is grpc", protocol=protocol[:32])
-        return Tracing()
-    try:
-        from agent.observe.otlp import OtlpTracing  # noqa: PLC0415  # megabytes that only those pay who want traces
-    except ImportError as error:
-        _log.warning("no traces are sent: the extra `tracing` is not installed", error=str(error))
-        return Tracing()
-    try:
-        return OtlpTracing(attributes, headers)
-    except Exception as error:  # noqa: BLE001  # libraries refuse values in many ways, and no job is to fail for that
-        _log.warning("no traces are sent: the variables for them are wrong", error=repr(error))
-        return Tracing()
 
 
 def trace_of(uid: str) -> TraceContext:

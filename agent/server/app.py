@@ -31,9 +31,9 @@ from agent.kube.informer import Informer
 from agent.kube.resource import NODES
 from agent.movers.pod_protocol import POD_NAME_VARIABLE
 from agent.movers.supervisor import MoverOptions, Movers
+from agent.observe.collector import tracing_from
 from agent.observe.log import LogFormat, Logging, LogOptions
 from agent.observe.metrics import Metrics
-from agent.observe.tracing import tracing_from
 from agent.server import parts
 from agent.server.check import USER_AGENT, config_maps
 from agent.server.control_api import ControlApi

@@ -93,7 +93,7 @@ def test_every_result_is_of_its_documented_schema(lighter: Lighter, place: Place
         "find": ("*", *at),
         "diff": ("latest/etc", "latest", *at),
         "verify": at,
-        "repository verify": ("--read", *at),
+        "repository verify": at,
         "repository status": ("--blobs", *at),
         "repository repair-index": at,
         "repository change-password": ("--new-password-file", tmp_path / "new-password", *at),

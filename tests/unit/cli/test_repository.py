@@ -81,7 +81,7 @@ def test_a_changed_password_opens_and_the_old_one_does_not(lighter: Lighter, pla
 
 def test_verify_finds_a_lost_pack_and_names_the_files_it_hits(lighter: Lighter, place: Place) -> None:
     lighter("backup", place.tree, *place.options)
-    whole = lighter("repository", "verify", "--read", *place.options, "--json")
+    whole = lighter("repository", "verify", *place.options, "--json")
     assert (whole.status, whole.json["ok"]) == (0, True)
     for pack in place.folder.glob("p*/**/*.f"):
         pack.unlink()
@@ -92,6 +92,21 @@ def test_verify_finds_a_lost_pack_and_names_the_files_it_hits(lighter: Lighter, 
     assert hit == {"etc/motd", "etc/link", "data.bin"}
     for options in ((), ("--existence-only",), ("latest", "--files-percent", "0.001")):
         assert lighter("verify", *options, *place.options, "--json").status == 75
+    assert lighter("repository", "verify", "--existence-only", *place.options).status == 75
+
+
+def test_verify_finds_a_flipped_bit_unless_it_is_to_read_no_files(lighter: Lighter, place: Place) -> None:
+    lighter("backup", place.tree, *place.options)
+    (pack,) = place.folder.glob("p*/**/*.f")
+    flipped = bytearray(pack.read_bytes())
+    flipped[len(flipped) // 3] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(flipped)
+    damaged = lighter("repository", "verify", *place.options, "--json")
+    assert (damaged.status, damaged.error["code"]) == (75, "snapshot.verification-failed")
+    assert damaged.json["checks"]["failed"] > 0
+    unread = lighter("repository", "verify", "--existence-only", *place.options)
+    assert (unread.status, "All is well" in unread.stdout) == (0, False)
 
 
 def test_a_verification_of_no_snapshot_says_so(lighter: Lighter, place: Place) -> None:

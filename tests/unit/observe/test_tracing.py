@@ -18,7 +18,8 @@ from agent.controllers.job import SINCE_ANNOTATION, TRACE_ANNOTATION
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.resource import DATA_UPLOADS
-from agent.observe.tracing import Span, Tracing, parse_traceparent, trace_of, tracing_from
+from agent.observe.collector import tracing_from
+from agent.observe.tracing import Span, Tracing, parse_traceparent, trace_of
 from agent.testing.fake_movers import Script
 from agent.testing.otlp_receiver import OtlpReceiver, ReceivedSpan
 from tests.unit.controllers.controllers_kit import NODES, Cluster
@@ -210,7 +211,7 @@ def test_without_a_collector_nothing_is_imported(environ: dict[str, str]) -> Non
     program = """
         import os, sys
         import agent.server.app, agent.movers.worker
-        from agent.observe.tracing import tracing_from
+        from agent.observe.collector import tracing_from
         assert not tracing_from(os.environ, {}).on
         print([name for name in sys.modules if name.startswith("opentelemetry")])
     """
