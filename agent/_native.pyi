@@ -75,8 +75,13 @@ def read_many(
 def readlink_many(directory: int, names: Sequence[bytes], /) -> list[bytes | int]:
     """The target of each symbolic link."""
 
-def create_many(directory: int, items: Sequence[tuple[bytes, Buffer, int, int, int, int]], flags: int, /) -> list[int]:
+def create_many(
+    directory: int, items: Sequence[tuple[bytes, Buffer, int, int, int, int]], flags: int, write_flags: int = 0, /
+) -> list[int]:
     """Create each file (name, data, mode, uid, gid, mtime_ns).
+
+    `write_flags` are those of pwritev2(2) for files of 512 KiB and more, left out where the file system does not have
+    them.
 
     Results: 0; an errno when the file could not be made (nothing is left behind); minus an errno when it is there but
     owner, mode or time was refused (set-id bits are then left out). After ENOSPC or EDQUOT the rest is not tried.

@@ -154,10 +154,11 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Volumes",
-                "Read by backups, taken over unread, written by restores.",
+                "Read by backups, taken over unread, in the repository already, written by restores.",
                 (
                     (_rate("lighterage_read_bytes_total", "job"), "read"),
                     (_rate("lighterage_reused_bytes_total", "job"), "taken over"),
+                    (_rate("lighterage_deduplicated_bytes_total", "job"), "there already"),
                     (_rate("lighterage_written_bytes_total", "job"), "written"),
                 ),
                 unit="binBps",
@@ -225,9 +226,15 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Retries",
-                "By the code of the error.",
-                ((_rate("lighterage_storage_retries_total", "code"), "{{code}}"),),
+                "By operation and the code of the error.",
+                ((_rate("lighterage_storage_retries_total", "operation, code"), "{{operation}} {{code}}"),),
                 unit="reqps",
+            ),
+            Panel(
+                "Local caches",
+                "What was looked for in them: found, or got from the store.",
+                ((_rate("lighterage_cache_lookups_total", "cache, outcome"), "{{cache}} {{outcome}}"),),
+                unit="ops",
             ),
         ),
     ),

@@ -430,6 +430,10 @@ class ControlDeadline(ControlError, code="control.deadline", exit_status=81, ret
     """The answer did not come within the time that the caller gave it."""
 
 
+class ControlIncomplete(ControlError, code="control.incomplete", exit_status=89, retryable=True):
+    """What an agent or its worker answered is not all of it, or not what was sent: counts or digest differ."""
+
+
 class ControlUnauthenticated(ControlError, code="control.unauthenticated", exit_status=82):
     """The caller did not show who it is, or its token or certificate is not accepted (any more)."""
 

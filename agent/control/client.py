@@ -6,6 +6,7 @@ async with connect(Target("unix:/run/lighterage/control.sock")) as client:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
-from agent.base.errors import UsageError
+from agent.base.errors import ControlIncomplete, UsageError
 from agent.control.errors import from_rpc
 from agent.control.v1 import jobs_pb2, limits_pb2, node_pb2, snapshots_pb2
 from agent.control.v1.jobs_pb2_grpc import JobServiceStub
@@ -155,19 +156,40 @@ class ControlClient:
     async def read(
         self, repository: snapshots_pb2.Repository, snapshot: str, path: bytes
     ) -> AsyncGenerator[bytes, None]:
-        """The bytes of a file, piece by piece."""
+        """The bytes of a file, piece by piece. Raises `ControlIncomplete` behind them if they are not what was sent."""
         request = snapshots_pb2.ReadFileRequest(repository=repository, snapshot=snapshot, path=path)
+        size, digest, end = 0, hashlib.sha256(), None
         async with aclosing(self._streamed(self._snapshots.ReadFile(request))) as answers:
             async for answer in answers:
-                yield answer.data
+                if answer.HasField("end"):
+                    end = answer.end
+                else:
+                    size += len(answer.data)
+                    digest.update(answer.data)
+                    yield answer.data
+        if end is None or (end.bytes, end.sha256) != (size, digest.digest()):
+            sent = "does not say how many it sent" if end is None else f"says that it sent {end.bytes} of other content"
+            raise ControlIncomplete(
+                f"{size} bytes of the file came, and the agent at {self.where} {sent}", hint="read it again"
+            )
 
     async def restore(
         self, request: snapshots_pb2.RestorePathRequest
     ) -> AsyncGenerator[snapshots_pb2.RestorePathResponse, None]:
-        """Progress, and at the end the result. The restore ends when nobody listens any more."""
+        """Progress, and at the end the result. The restore ends when nobody listens any more.
+
+        Raises `ControlIncomplete` when there is no result: nothing says then what was restored.
+        """
+        result = False
         async with aclosing(self._streamed(self._snapshots.RestorePath(request))) as answers:
             async for answer in answers:
+                result = answer.HasField("result")
                 yield answer
+        if not result:
+            raise ControlIncomplete(
+                f"the agent at {self.where} ended the restore without its result",
+                hint="restore again: it goes on from there",
+            )
 
     async def verify(self, request: snapshots_pb2.VerifySnapshotRequest) -> snapshots_pb2.VerifySnapshotResponse:
         """Whether a snapshot can be restored."""

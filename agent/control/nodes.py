@@ -103,7 +103,7 @@ class Tunnel:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[str]:
         """Its address, for the time of the block."""
-        server = await asyncio.start_unix_server(self._welcome, self._path)
+        server = await asyncio.start_unix_server(self._accept, self._path)
         try:
             yield f"unix:{self._path}"
         finally:
@@ -112,11 +112,13 @@ class Tunnel:
                 task.cancel()
             await asyncio.gather(*self._open, return_exceptions=True)
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A task of our own: asyncio complains, on standard error, of tasks of its own that are canceled."""
+        task = asyncio.ensure_future(self._welcome(reader, writer))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._open.add(task)
-            task.add_done_callback(self._open.discard)
         container = self._pod.spec.containers[0].name
         try:
             async with execute(

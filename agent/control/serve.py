@@ -62,7 +62,7 @@ class SecureAddress:
     """Where to listen beyond the Unix socket."""
 
     address: str
-    """`host:port`; port 0 for any that is free."""
+    """`host:port`, or `:port` for every address of the pod; port 0 for any that is free."""
     credentials: grpc.ServerCredentials
     gate: Gate
 
@@ -89,8 +89,10 @@ async def serve_address(parts: Parts, clock: Clock, secure: SecureAddress) -> As
     Raises `ConfigurationError` when nobody can listen there.
     """
     server = await _server(parts, clock, secure.gate)
+    # Of both families, where there are two: gRPC takes this for any address.
+    address = f"[::]{secure.address}" if secure.address.startswith(":") else secure.address
     try:
-        port = server.add_secure_port(secure.address, secure.credentials)
+        port = server.add_secure_port(address, secure.credentials)
     except RuntimeError as error:
         raise ConfigurationError(
             f"the control API cannot listen at {secure.address}",

@@ -16,7 +16,7 @@ from agent.control.paging import decode_token, encode_token, page_size
 from agent.control.snapshot_messages import entry_message, snapshot_message, verdict_message
 from agent.control.v1 import snapshots_pb2 as pb
 from agent.control.v1.snapshots_pb2_grpc import SnapshotServiceServicer
-from agent.movers.answers import Answer, EntryItem, Piece, SnapshotItem, Verdict
+from agent.movers.answers import End, EntryItem, Piece, Sent, SnapshotItem, Verdict
 from agent.movers.looking import looking
 from agent.movers.spec import (
     ListFolder,
@@ -73,12 +73,14 @@ class SnapshotServicer(SnapshotServiceServicer):
         return pb.BrowseSnapshotResponse(entries=[entry_message(item) for item in found[:size]], next_page_token=token)
 
     async def ReadFile(self, request: pb.ReadFileRequest, context: object) -> AsyncIterator[pb.ReadFileResponse]:
-        """Piece by piece."""
+        """Piece by piece; at last how many bytes they were, and which, as the worker says."""
         question = ReadFile(snapshot=_snapshot(request.snapshot), path=_path(request.path))
         async with aclosing(self._look(request.repository, question)) as answers:
             async for answer in answers:
                 if isinstance(answer, Piece):
                     yield pb.ReadFileResponse(data=answer.data)
+                elif isinstance(answer, End):
+                    yield pb.ReadFileResponse(end=pb.FileEnd(bytes=answer.size, sha256=answer.sha256))
 
     async def VerifySnapshot(self, request: pb.VerifySnapshotRequest, context: object) -> pb.VerifySnapshotResponse:
         """Failures are in the response; what raises is a repository that cannot be read at all."""
@@ -123,7 +125,7 @@ class SnapshotServicer(SnapshotServiceServicer):
             )
         )
 
-    async def _look(self, asked: pb.Repository, question: Question) -> AsyncGenerator[Answer, None]:
+    async def _look(self, asked: pb.Repository, question: Question) -> AsyncGenerator[Sent, None]:
         with self._place():
             repositories = self._repositories
             work = Look(question=question, listener="")

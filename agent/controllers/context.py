@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.base.clock import Clock
+from agent.controllers.claims import Claims
 from agent.controllers.job import Job
+from agent.controllers.memory import share
 from agent.controllers.moving import Movings
 from agent.controllers.prepare_queue import PrepareQueue
 from agent.controllers.slots import Slots
@@ -78,6 +80,7 @@ class Context:
     nodes: NodeLiveness
     movings: Movings
     queue: PrepareQueue
+    claims: Claims
     pods: NodePods
     stock: StockMovers
     time_limit: Callable[[Job], float] = lambda _: 0.0
@@ -93,3 +96,7 @@ class Context:
     def claim_spread(self) -> float:
         """Seconds within which every agent tries: seldom two at once, however many there are; a lone one does soon."""
         return self.timing.claim_spread * self.nodes.agents()
+
+    def claim_turn(self, uid: str, since: float) -> float:
+        """When this agent tries to accept an object that is new since then, in monotonic time."""
+        return max(since, self.claims.not_before) + share(self.node, uid) * self.claim_spread

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from agent.base.clock import Clock
 from agent.controllers import pod_volume_backup, pod_volume_restore
+from agent.controllers.claims import Claims
 from agent.controllers.context import Context, NodeLiveness, Timing, nothing_to_check
 from agent.controllers.data_download import DataDownloadKind
 from agent.controllers.data_upload import DataMovers, DataUploadKind
@@ -186,6 +187,7 @@ class Controllers:
                 nodes=self._nodes,
                 movings=self._movings,
                 queue=self._queue,
+                claims=Claims(self._clock),
                 pods=self.pods,
                 stock=StockMovers(self._api, self.pods, self._clock, self._rng),
                 time_limit=self._options.time_limit,

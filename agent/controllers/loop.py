@@ -107,6 +107,7 @@ class Controller(Generic[JobT]):
     async def _look_at(self, key: Key) -> None:
         if (unreadable := self.informer.unreadable.get(key)) is not None:
             self._tell_unreadable(key, str(unreadable.error))
+            self._context.slots.withdraw((self.kind.name, key))
             return  # work that runs for it goes on until the object can be read again, or is gone
         self._unreadable_told.pop(key, None)
         job = self.informer.store.get(key)

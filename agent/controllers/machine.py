@@ -22,6 +22,7 @@ from agent.base.errors import (
     KubeError,
     KubeForbidden,
     KubeInvalid,
+    KubeNotFound,
     LighterageError,
     NodeLost,
     VolumeError,
@@ -62,8 +63,6 @@ _MAX_REASON = 1_024
 _MAX_DOUBLINGS = 6
 _T = TypeVar("_T")
 _log = structlog.stdlib.get_logger(__name__)
-
-
 _Step = Callable[[JobT, Remembered[JobT]], Awaitable[Again]]
 
 
@@ -97,7 +96,10 @@ class Machine(Generic[JobT]):
         memory = self._memory.of(job)
         if not job.status.phase.is_new:
             self._context.queue.settle(self._id(job))
-        return await self._step(job, memory)(job, memory)
+        step = self._step(job, memory)
+        if step not in {self._new, self._prepared}:
+            self._context.slots.withdraw(self._id(job))  # it starts no more: others need not wait for it
+        return await step(job, memory)
 
     def _step(self, job: JobT, memory: Remembered[JobT]) -> _Step[JobT]:
         """What is next."""
@@ -129,8 +131,8 @@ class Machine(Generic[JobT]):
 
     async def _new(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context, kind = self._context, self._kind
-        turn = share(context.node, memory.uid) * context.claim_spread if kind.is_anybodys else 0.0
-        early = max(memory.phase_since + turn, memory.not_before) - context.clock.monotonic()
+        turn = context.claim_turn(memory.uid, memory.phase_since) if kind.is_anybodys else 0.0
+        early = max(turn, memory.not_before) - context.clock.monotonic()
         if early > 0:
             return early
         counts = context.writer.has_phase(kind.resource, Phase.ACCEPTED)
@@ -155,7 +157,8 @@ class Machine(Generic[JobT]):
             accepted_timestamp=context.writer.now(),
             **({"node": context.node} if kind.has_node_from_the_start else {}),
         )
-        await self._write(job, with_finalizer(with_exposing(accepted, True), kind.finalizer))
+        with context.claims.trying():
+            await self._write(job, with_finalizer(with_exposing(accepted, True), kind.finalizer))
         return None
 
     async def _skip_acceptance(self, job: JobT, memory: Remembered[JobT]) -> Again:
@@ -178,7 +181,7 @@ class Machine(Generic[JobT]):
 
     async def _accepted(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context = self._context
-        if memory.since(memory.accepted, context.clock) > context.timing.prepare:
+        if memory.took_too_long(context.timing.prepare, context.timing.others, context.clock):
             return await self._time_out(job, memory)
         state = await self._checked(job, memory) or await self._advanced(job, memory)
         if isinstance(state, Ready) and state.node != context.node:
@@ -211,12 +214,11 @@ class Machine(Generic[JobT]):
         if memory.exposed:
             return None
         try:
-            await self._context.check(job)
+            return await self._patiently(memory, self._context.check(job))
         except KubeError:
             raise
         except LighterageError as error:
             return None if error.retryable else error
-        return None
 
     async def _prepared(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context, job_id = self._context, self._id(job)
@@ -407,7 +409,7 @@ class Machine(Generic[JobT]):
         try:
             result = await call
         except KubeError as error:
-            hopeless = isinstance(error, KubeForbidden | KubeInvalid)
+            hopeless = isinstance(error, KubeForbidden | KubeInvalid | KubeNotFound)
             if hopeless and memory.refused is None:
                 memory.refused = context.clock.monotonic()
             too_long = hopeless and memory.since(memory.refused, context.clock) >= context.timing.refused

@@ -82,6 +82,13 @@ class Remembered(Generic[JobT]):
         """Seconds since a moment; 0 when there was none."""
         return 0.0 if moment is None else clock.monotonic() - moment
 
+    def took_too_long(self, limit: float, own: float, clock: Clock) -> bool:
+        """Whether its preparation goes on for longer than `limit` seconds, up to `own` of them seen by this agent.
+
+        Whoever accepted it may have another clock, so what its timestamp says is never enough.
+        """
+        return self.since(self.accepted, clock) > limit and self.since(self.phase_since, clock) > min(limit, own)
+
 
 class Memory(Generic[JobT]):
     """The objects of one kind, each until it is gone."""

@@ -10,9 +10,6 @@ from typing import Final
 
 from agent.base.errors import (
     KubeAlreadyExists,
-    KubeForbidden,
-    KubeInvalid,
-    KubeNotFound,
     NotARepository,
     RepositoryNotReady,
     RepositoryRefused,
@@ -46,19 +43,13 @@ class Repositories:
     async def ensure(self, volume_namespace: str, storage_location: str) -> BackupRepository:
         """The one that is ready. May be called again and again; makes it once.
 
-        Raises `RepositoryNotReady` while the server works on it, `RepositoryRefused` with the server's own words or
-        when this agent may not do what it has to, and `KubeError` for what may heal.
+        Raises `RepositoryNotReady` while the server works on it, `RepositoryRefused` with the server's own words, and
+        `KubeError`. An API server that has just started knows neither roles nor definitions for some seconds: what it
+        forbids or does not find is for the caller to ask again.
         """
-        try:
-            found = await self._find(volume_namespace, storage_location)
-            if found is None:
-                found = await self._make(volume_namespace, storage_location)
-        except (KubeForbidden, KubeInvalid, KubeNotFound) as error:
-            raise RepositoryRefused(
-                f"the repository of {volume_namespace} in {storage_location} can be neither found nor made:"
-                f" {error.message}",
-                hint="check the role of the agent's service account and Velero's custom resource definitions",
-            ) from error
+        found = await self._find(volume_namespace, storage_location)
+        if found is None:
+            found = await self._make(volume_namespace, storage_location)
         if found.status.phase is RepositoryPhase.READY:
             return found
         if found.status.phase is RepositoryPhase.NOT_READY:

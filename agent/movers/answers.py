@@ -1,6 +1,6 @@
-"""What a worker tells somebody who looks into a repository (`Look`): one message for each answer.
+"""What a worker tells somebody who looks into a repository (`Look`): a message for each answer, `End` behind them.
 
-They go over the listener's socket (`looking`) in frames of `protocol`.
+They go over the listener's socket (`looking`) in frames of `protocol`. What ends without an `End` is not all of it.
 """
 
 from __future__ import annotations
@@ -60,8 +60,19 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, tag="verdict"):
     """The first: path, code, message."""
 
 
+class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
+    """That was all."""
+
+    answers: int
+    size: int
+    """Bytes of all pieces together."""
+    sha256: bytes
+    """Of the same bytes."""
+
+
 Answer = SnapshotItem | EntryItem | Piece | Verdict
-decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+Sent = Answer | End
+decoder: msgspec.msgpack.Decoder[Sent] = msgspec.msgpack.Decoder(Sent)
 
 
 def as_bytes(text: str) -> bytes:

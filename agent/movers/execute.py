@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -80,6 +80,8 @@ class Execution:
         self._clock = clock
         self._limits = spec.limits
         self._storage: StorageStack | None = None
+        self._cache_lookups: Callable[[], Mapping[tuple[str, str], int]] = dict
+        self._writer: RepositoryWriter | None = None
         self._upload: UploadProgress | None = None
         self._report = RestoreReport()
         self._whole: Entry | None = None
@@ -130,7 +132,7 @@ class Execution:
         return self._restored() if self._upload is None else _uploaded(self._upload)
 
     def metrics(self) -> list[Metric]:
-        """Counters of the store and the memory of this process, as they stand."""
+        """Counters of the store, the caches and the writer, and the memory of this process, as they stand."""
         found = [Metric(name="memory_bytes", value=_resident_bytes())]
         if self._storage is None:
             return found
@@ -145,8 +147,14 @@ class Execution:
             by_operation[operation] = [a + b for a, b in zip(before, sums.latency, strict=True)]
         for operation, counts in by_operation.items():
             found += _latency(operation, counts)
-        retries = totals.retries.items()
-        return found + [Metric(name="storage_retries", labels={"code": code}, value=count) for code, count in retries]
+        for (operation, code), count in totals.retries.items():
+            found.append(Metric(name="storage_retries", labels={"operation": operation, "code": code}, value=count))
+        for (cache, outcome), count in self._cache_lookups().items():
+            found.append(Metric(name="cache_lookups", labels={"cache": cache, "outcome": outcome}, value=count))
+        if self._writer is not None:
+            written = self._writer.stats
+            found.append(Metric(name="deduplicated_bytes", value=written.bytes_in - written.bytes_new))
+        return found
 
     async def _run(self) -> JobResult:
         work = self._spec.work
@@ -164,6 +172,7 @@ class Execution:
                 storage = await opened.enter_async_context(self._open_storage())
                 opening = Repository.open(storage, self._secrets.password, options=options)
                 repository = await opened.enter_async_context(opening)
+                self._cache_lookups = repository.cache_lookups
             if isinstance(work, Backup):
                 with self._stage("upload"):
                     return await self._back_up(repository, storage, work)
@@ -206,6 +215,7 @@ class Execution:
         self._upload = upload = UploadProgress()
         run = upload_tree if isinstance(work, BackupTree) else upload_device
         async with repository.writer() as writer:
+            self._writer = writer
             if work.velero:
                 await set_velero_policy(repository, writer, work.source, parallel=self._spec.parallel)
             self._saving = True

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from itertools import islice
 
 from agent.base.errors import PathNotInSnapshot, SnapshotError
-from agent.movers.answers import Answer, EntryItem, Piece, SnapshotItem, Verdict, as_bytes, failure
+from agent.movers.answers import Answer, End, EntryItem, Piece, Sent, SnapshotItem, Verdict, as_bytes, failure
 from agent.movers.protocol import encode_frame
 from agent.movers.spec import ListFolder, ListSnapshots, Look, ReadFile, RestoreResult, Verify
 from agent.repository.repository import Repository
@@ -29,7 +30,7 @@ async def look(repository: Repository, work: Look) -> RestoreResult:
     _, writer = await asyncio.open_unix_connection(work.listener)
     count = sent = 0
     try:
-        async with aclosing(_answers(repository, work)) as answers:
+        async with aclosing(_ended(_answers(repository, work))) as answers:
             async for answer in answers:
                 frame = encode_frame(answer)
                 writer.write(frame)
@@ -42,6 +43,20 @@ async def look(repository: Repository, work: Look) -> RestoreResult:
     finally:
         writer.close()
     return RestoreResult(bytes=sent, files=count, directories=0, downloaded_bytes=0, denied=0)
+
+
+async def _ended(answers: AsyncGenerator[Answer, None]) -> AsyncGenerator[Sent, None]:
+    """All of them, and what they were together."""
+    count = size = 0
+    digest = hashlib.sha256()
+    async with aclosing(answers):
+        async for answer in answers:
+            count += 1
+            if isinstance(answer, Piece):
+                size += len(answer.data)
+                digest.update(answer.data)
+            yield answer
+    yield End(answers=count, size=size, sha256=digest.digest())
 
 
 async def _answers(repository: Repository, work: Look) -> AsyncGenerator[Answer, None]:

@@ -1,8 +1,9 @@
 """Listening to a worker that looks into a repository (`Look`).
 
 The listener makes a Unix socket in a folder of its own and has a worker look; the worker connects and sends one frame
-for each of `answers`. Neither side holds more than a few: the worker waits until what it sent is taken, and the socket
-is what lies between.
+for each of `answers`, and one that says how many they were. Neither side holds more than a few: the worker waits until
+what it sent is taken, and the socket is what lies between. Sockets are lost as well as closed, and both look the same
+to a reader: only what was counted is whole.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from agent.base.errors import MoverProtocolError, UsageError
-from agent.movers.answers import Answer, decoder
+from agent.base.errors import ControlIncomplete, MoverProtocolError, UsageError
+from agent.movers.answers import End, Piece, Sent, decoder
 from agent.movers.protocol import Channel
 from agent.movers.runner import RunningWork, WorkRunner
 from agent.movers.spec import JobSpec, Look, Secrets
@@ -28,14 +29,29 @@ from agent.movers.spec import JobSpec, Look, Secrets
 class Looking:
     """Somebody who looks, and a worker that does it."""
 
-    channel: Channel[Answer]
+    channel: Channel[Sent]
     running: RunningWork
 
-    async def answers(self) -> AsyncGenerator[Answer, None]:
-        """As they come. Raises what the worker reported, after what it had sent before."""
-        while (answer := await self.channel.receive()) is not None:
-            yield answer
+    async def answers(self) -> AsyncGenerator[Sent, None]:
+        """As they come; at last, when they are all there and the worker is content, their `End`.
+
+        Raises what the worker reported, after what it had sent before, and `ControlIncomplete`.
+        """
+        count = size = 0
+        while (sent := await self.channel.receive()) is not None:
+            if isinstance(sent, End):
+                break
+            count += 1
+            size += len(sent.data) if isinstance(sent, Piece) else 0
+            yield sent
         await self.running.result()
+        if sent is None or (sent.answers, sent.size) != (count, size):
+            told = "no number of them" if sent is None else f"{sent.answers} answers and {sent.size} bytes"
+            raise ControlIncomplete(
+                f"{count} answers and {size} bytes of a file came from the worker, and it says that it sent {told}",
+                hint="ask again",
+            )
+        yield sent
 
 
 @asynccontextmanager
@@ -47,7 +63,7 @@ async def looking(runner: WorkRunner, spec: JobSpec, secrets: Secrets, folder: P
     if not isinstance(spec.work, Look):
         raise UsageError(f"a {type(spec.work).__name__} is not about looking")
     with tempfile.TemporaryDirectory(prefix="look-", dir=folder) as name:  # for its owner only
-        connected: asyncio.Future[Channel[Answer]] = asyncio.get_running_loop().create_future()
+        connected: asyncio.Future[Channel[Sent]] = asyncio.get_running_loop().create_future()
 
         async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             if connected.done():
@@ -69,7 +85,7 @@ async def looking(runner: WorkRunner, spec: JobSpec, secrets: Secrets, folder: P
             server.close()
 
 
-async def _first(connected: asyncio.Future[Channel[Answer]], running: RunningWork) -> Channel[Answer]:
+async def _first(connected: asyncio.Future[Channel[Sent]], running: RunningWork) -> Channel[Sent]:
     """The connection, or what kept the worker from making it."""
     ended = asyncio.ensure_future(running.result())
     try:

@@ -37,8 +37,10 @@ from agent.kube.selector import Selector
 from agent.kube.wait import wait_for_event, within
 from agent.movers.pod_messages import clipped, is_outcome, read_outcome, read_progress
 from agent.movers.pod_protocol import PROGRESS_REASON, REASONS, limits_given
-from agent.movers.spec import JobResult, JobSpec, Progress, RateLimits
+from agent.movers.protocol import Metric
+from agent.movers.spec import BackupResult, JobResult, JobSpec, Progress, RateLimits
 from agent.movers.supervisor import JobCallbacks
+from agent.storage.meter import OK
 
 _OOM_KILLED = "OOMKilled"
 _FALL_BACK = "FallbackToLogsOnError"
@@ -157,7 +159,9 @@ class PodWork:
         try:
             pod = await self._begin()
             async with self._informers(pod):
-                self._outcome.set_result(await self._watch(pod))
+                result = await self._watch(pod)
+                self._tell_moved(result)
+                self._outcome.set_result(result)
         except LighterageError as error:
             self._outcome.set_exception(error)
         except Exception as error:  # noqa: BLE001  # a callback's: it is the job's end, and its owner's to judge
@@ -166,6 +170,15 @@ class PodWork:
             if not self._outcome.done():
                 self._outcome.set_exception(CanceledError("nobody follows the job any more"))
             self._outcome.exception()  # may have nobody waiting
+
+    def _tell_moved(self, result: JobResult) -> None:
+        """What went to the store, or came from it: of a pod's counters, its outcome has only that."""
+        if isinstance(result, BackupResult):
+            operation, moved = "put", result.uploaded_bytes
+        else:
+            operation, moved = "get", result.downloaded_bytes
+        labels = {"operation": operation, "outcome": OK}
+        self._callbacks.on_metric(Metric(name="storage_bytes", labels=labels, value=moved))
 
     async def let_go(self) -> None:
         """Tell the pod to end, if it has not ended and was not told yet. The last chance to do so is not retried."""

@@ -15,9 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #define LIST_BYTES (128 * 1024)
 #define READ_START 512
@@ -146,19 +143,6 @@ static PyObject *stat_many(PyObject *self, PyObject *args) {
     return result;
 }
 
-/* read(2) with flags of preadv2(2), which become 0 where the file system does not have them. The system call itself: the
- * oldest C library that wheels are built for does not know its name. */
-static ssize_t read_flagged(int fd, void *data, size_t length, int *flags) {
-    for (;;) {
-        struct iovec vector = {data, length};
-        ssize_t got = *flags ? syscall(SYS_preadv2, fd, &vector, 1, -1L, -1L, *flags) : read(fd, data, length);
-        if (got >= 0) return got;
-        if (errno == EINTR) continue;
-        if (!*flags || (errno != EOPNOTSUPP && errno != EINVAL && errno != ENOSYS)) return got;
-        *flags = 0;
-    }
-}
-
 /* Reads to the end of the file, at most `limit` bytes; longer files leave too_large set and no data. */
 static int read_whole(int fd, struct looked_up *item, size_t limit, int *flags) {
     size_t capacity = (size_t)item->st.st_size < READ_START ? READ_START : (size_t)item->st.st_size + 1;
@@ -185,7 +169,7 @@ static int read_whole(int fd, struct looked_up *item, size_t limit, int *flags) 
             }
             data = larger;
         }
-        ssize_t got = read_flagged(fd, data + length, capacity - length, flags);
+        ssize_t got = transfer(SYS_preadv2, fd, data + length, capacity - length, flags);
         if (got < 0) {
             int error = errno;
             free(data);

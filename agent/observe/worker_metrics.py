@@ -26,6 +26,7 @@ from agent.observe.top import OTHER, TopSums
 
 OPERATIONS: Final = ("backup", "restore")
 REQUESTS: Final = ("get", "put", "stat", "list", "delete")
+LOOKUPS: Final = tuple((cache, outcome) for cache in ("indexes", "packs") for outcome in ("hit", "miss"))
 _STALE_SECONDS = 60.0
 """A worker that was silent for so long is gone: it counts in no gauge any more."""
 _RATE_SECONDS = 15.0
@@ -108,11 +109,12 @@ class WorkerMetrics(Collector):
         self._statuses = FewValues(50)
         self._codes = FewValues(50)
         self._volumes = {operation: TopSums[tuple[str, str]](top_volumes) for operation in OPERATIONS}
-        self._bytes = dict.fromkeys(("read", "reused", "written", "uploaded", "downloaded"), 0.0)
+        self._bytes = dict.fromkeys(("read", "reused", "deduplicated", "written", "uploaded", "downloaded"), 0.0)
         self._lately = {operation: _Lately() for operation in OPERATIONS}
         self._files = {(operation, outcome): 0.0 for operation in OPERATIONS for outcome in ("done", "failed")}
         self._requests: defaultdict[_Labels, float] = defaultdict(float)
-        self._retries: defaultdict[str, float] = defaultdict(float)
+        self._retries: defaultdict[_Labels, float] = defaultdict(float)
+        self._lookups: dict[_Labels, float] = dict.fromkeys(LOOKUPS, 0.0)
         self._latency: dict[str, defaultdict[float, float]] = {name: defaultdict(float) for name in REQUESTS}
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._running: dict[int, Recorder] = {}
@@ -146,7 +148,7 @@ class WorkerMetrics(Collector):
             self._lately[of.operation].add(self.now(), done)
 
     def count(self, name: str, labels: Mapping[str, str], more: float) -> None:
-        """So much more of a counter of the store; others are of no interest."""
+        """So much more of a counter of the store, of a cache or of the writer; others are of no interest."""
         operation = labels.get("operation", "")
         operation = operation if operation in REQUESTS else OTHER
         if name == "storage_requests":
@@ -160,7 +162,11 @@ class WorkerMetrics(Collector):
         elif name == "storage_latency" and operation in self._latency:
             self._count_latency(self._latency[operation], labels.get("le", ""), more)
         elif name == "storage_retries":
-            self._retries[self._codes.of(labels.get("code", ""))] += more
+            self._retries[operation, self._codes.of(labels.get("code", ""))] += more
+        elif name == "cache_lookups" and (lookup := (labels.get("cache", ""), labels.get("outcome", ""))) in LOOKUPS:
+            self._lookups[lookup] += more
+        elif name == "deduplicated_bytes":
+            self._bytes["deduplicated"] += more
 
     def _count_latency(self, buckets: defaultdict[float, float], bound: str, more: float) -> None:
         try:
@@ -182,6 +188,7 @@ class WorkerMetrics(Collector):
         for kind, text in (
             ("read", "Bytes of volumes that backups read"),
             ("reused", "Bytes of volumes that backups took over from the parent snapshot unread"),
+            ("deduplicated", "Bytes that backups read or made of directories, and that the repository had already"),
             ("written", "Bytes that restores wrote to volumes"),
             ("uploaded", "Bytes that were put into object stores"),
             ("downloaded", "Bytes that were got from object stores"),
@@ -216,11 +223,21 @@ class WorkerMetrics(Collector):
             requests.add_metric(labels, value)
         yield requests
         retries = CounterMetricFamily(
-            "lighterage_storage_retries", "Requests that were tried again, by the code of their error", labels=("code",)
+            "lighterage_storage_retries",
+            "Requests that were tried again, by the code of their error",
+            labels=("operation", "code"),
         )
-        for code, value in self._retries.items():
-            retries.add_metric((code,), value)
+        for labels, value in self._retries.items():
+            retries.add_metric(labels, value)
         yield retries
+        lookups = CounterMetricFamily(
+            "lighterage_cache_lookups",
+            "Indexes and packs of metadata that were looked for in the local cache, and whether they were there",
+            labels=("cache", "outcome"),
+        )
+        for labels, value in self._lookups.items():
+            lookups.add_metric(labels, value)
+        yield lookups
         latency = HistogramMetricFamily(
             "lighterage_storage_request_duration_seconds",
             "Duration of requests to object stores, retries included",

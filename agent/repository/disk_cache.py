@@ -52,6 +52,38 @@ class LocalCache(Protocol):
         ...
 
 
+class CountedCache:
+    """A `LocalCache` that counts what was found in `inner` and what was not."""
+
+    def __init__(self, inner: LocalCache) -> None:
+        self._inner = inner
+        self._lock = threading.Lock()
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, name: str) -> memoryview | None:
+        """See `LocalCache`."""
+        found = self._inner.get(name)
+        with self._lock:
+            if found is None:
+                self.misses += 1
+            else:
+                self.hits += 1
+        return found
+
+    def put(self, name: str, data: Buffer) -> memoryview:
+        """See `LocalCache`."""
+        return self._inner.put(name, data)
+
+    def discard(self, name: str) -> None:
+        """See `LocalCache`."""
+        self._inner.discard(name)
+
+    def close(self) -> None:
+        """See `LocalCache`."""
+        self._inner.close()
+
+
 class PrivateCache:
     """Unnamed temporary files, gone with the process. The oldest are dropped beyond `limit` bytes."""
 

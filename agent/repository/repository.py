@@ -25,7 +25,7 @@ from agent.base.errors import RepositoryError, RepositoryReadOnly
 from agent.repository.content_cache import PackCache
 from agent.repository.content_codec import ContentCodec
 from agent.repository.content_reader import ContentReader, ReadLimits
-from agent.repository.disk_cache import DiskCache, LocalCache, PrivateCache
+from agent.repository.disk_cache import CountedCache, DiskCache, LocalCache, PrivateCache
 from agent.repository.ecc import new_cipher
 from agent.repository.encryption import Cipher
 from agent.repository.format_blob import RepositoryFormat
@@ -80,6 +80,8 @@ class OpenOptions:
 class _Caches:
     indexes: IndexCache
     packs: PackCache
+    counted: Mapping[str, CountedCache]
+    """What both keep, by name."""
 
     def close(self) -> None:
         self.indexes.close()
@@ -106,6 +108,7 @@ class Repository:
         self.contents = ContentReader(storage, self.index, codec, caches.packs, options.read_limits)
         self.objects = ObjectReader(self.contents)
         self.manifests = ManifestStore(self.contents, ignore_damaged=options.ignore_damaged_manifests)
+        self._counted = caches.counted
 
     @classmethod
     @asynccontextmanager
@@ -148,6 +151,14 @@ class Repository:
             await asyncio.to_thread(caches.close)
             raise
         return repository, caches
+
+    def cache_lookups(self) -> dict[tuple[str, str], int]:
+        """How often `indexes` and `packs` were found locally: by cache, and `hit` or `miss`. Also when it is closed."""
+        counts: dict[tuple[str, str], int] = {}
+        for name, cache in self._counted.items():
+            counts[name, "hit"] = cache.hits
+            counts[name, "miss"] = cache.misses
+        return counts
 
     @classmethod
     async def create(
@@ -261,6 +272,10 @@ def _open_caches(
     storage: BlobStorage, repository_format: RepositoryFormat, folder: Path | None, options: OpenOptions
 ) -> _Caches:
     def files(name: str, limit: int) -> LocalCache:
+        counted[name] = CountedCache(found(name, limit))
+        return counted[name]
+
+    def found(name: str, limit: int) -> LocalCache:
         if folder is None:
             return PrivateCache(limit)
         try:
@@ -268,7 +283,9 @@ def _open_caches(
         except OSError:  # read-only, or full: a cache is never worth an error
             return PrivateCache(limit)
 
+    counted: dict[str, CountedCache] = {}
     return _Caches(
         IndexCache(files(_INDEX_FOLDER, options.index_cache_bytes)),
         PackCache(storage, files(_PACK_FOLDER, options.pack_cache_bytes)),
+        counted,
     )

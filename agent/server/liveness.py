@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -23,7 +24,7 @@ import msgspec
 import structlog
 
 from agent.base.clock import Clock
-from agent.base.errors import AgentSuperseded, KubeError, KubeForbidden, KubeNotFound
+from agent.base.errors import AgentSuperseded, KubeConflict, KubeError, KubeForbidden, KubeNotFound
 from agent.kube.api import KubeApi
 from agent.kube.cluster import Lease, LeaseSpec, Node
 from agent.kube.codec import merge_patch
@@ -145,13 +146,16 @@ class LeaseLiveness:
 
     async def give_back(self) -> None:
         """Let the next agent of this node begin at once. For when nothing of this one works any more."""
-        held, self._held = self._held, None
-        if held is None:
-            return
-        spec = msgspec.structs.replace(held.spec, holder_identity="")
-        after = msgspec.structs.replace(held, spec=spec)
+        self._held = None
         try:
-            await self._write(held, after)
+            held = await self._find()
+            while held is not None and held.spec.holder_identity == self._identity:
+                spec = msgspec.structs.replace(held.spec, holder_identity="")
+                with suppress(KubeConflict):
+                    await self._write(held, msgspec.structs.replace(held, spec=spec))
+                    return
+                # A renewal that was cut short took effect all the same.
+                held = await self._find()
         except KubeError as error:
             _log.debug("the lease was not given back", error=str(error))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -88,7 +89,7 @@ async def run_self_test(
 ) -> SelfTest:
     """Look at everything. Reads the definitions, so that they can be used afterwards. `KubeUnavailable` is raised."""
     await definitions.refresh(api)
-    rights = await _rights(api, place.namespace)
+    rights = await check_rights(api, place.namespace)
     snapshots = await _snapshot_api(api)
     account = await _mover_account(api, place)
     volumes = await _host_pods(api, place, mounts or MountTable())
@@ -122,7 +123,8 @@ def _definitions(definitions: InstalledDefinitions) -> list[Finding]:
 # ---- rights ----
 
 
-async def _rights(api: KubeApi, namespace: str) -> list[tuple[Right, Finding]]:
+async def check_rights(api: KubeApi, namespace: str, rights: Sequence[Right] = RIGHTS) -> list[tuple[Right, Finding]]:
+    """What the account that `api` is logged in with may of `rights`: the agent's, or `MOVER_RIGHTS` of mover pods."""
     room = asyncio.Semaphore(_REVIEWS_AT_ONCE)
 
     async def look(right: Right) -> tuple[Right, Finding]:
@@ -138,7 +140,7 @@ async def _rights(api: KubeApi, namespace: str) -> list[tuple[Right, Finding]]:
         verdict = Verdict.FATAL if right.need is Need.AGENT else Verdict.LESS
         return right, Finding(check, verdict, f"{', '.join(refused)} is refused; it is needed to {right.use}")
 
-    return list(await asyncio.gather(*(look(right) for right in RIGHTS)))
+    return list(await asyncio.gather(*(look(right) for right in rights)))
 
 
 # ---- snapshots ----

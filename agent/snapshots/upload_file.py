@@ -1,16 +1,17 @@
 """Files from the volume into the repository: batches of those that are one chunk, large ones chunk by chunk.
 
 The walk (`upload_tree.py`) hands work over and goes on; futures come back. Small files are read natively into fresh
-memory, middling ones into a pooled slab; either way one thread reads, hashes and seals a whole batch. Large files are
-split by `upload_stream.py`; beyond the policy's limit they are cut into parts with a fresh splitter each, as kopia does
-(§6.2, §14.7), and several threads read one file. Memory is slabs × their size, however many and large the files are.
+memory, middling ones side by side into a pooled slab; either way one thread hashes and seals a whole batch. Large files
+are split by `upload_stream.py`; beyond the policy's limit they are cut into parts with a fresh splitter each, as kopia
+does (§6.2, §14.7), and several threads read one file. Memory is slabs × their size, however many and large the files
+are.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from agent.snapshots.upload_stream import LARGEST_CHUNK, READ_PIECE, StreamUploa
 from agent.volumes.attributes import Attributes
 from agent.volumes.tree_read import DirectoryReader, FileContent, FileReader, Unreadable
 
+_READS_OF_A_BATCH = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -34,6 +37,16 @@ class Stored:
     parts: int
     attributes: Attributes | None
     """As they were when the file was opened; None for a symbolic link."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where a file of a batch is read to."""
+
+    place: int
+    """In the batch."""
+    name: bytes
+    buffer: memoryview
 
 
 class LargeFile:
@@ -73,10 +86,10 @@ class FileUploads:
         return self._workers.submit(self._small, reader, names, limit, total, plan)
 
     def middling(
-        self, reader: DirectoryReader, names: Sequence[bytes], plan: FilePlan
+        self, reader: DirectoryReader, names: Sequence[bytes], sizes: Sequence[int], plan: FilePlan
     ) -> Future[list[Stored | Unreadable | None]]:
-        """Store files of at most `plan.middling_limit` bytes. None is one that has grown: take `large`."""
-        return self._workers.submit(self._middling, reader, names, plan)
+        """Store files of these sizes, at most `plan.middling_limit`. None is one that has grown: take `large`."""
+        return self._workers.submit(self._middling, reader, names, sizes, plan)
 
     def links(self, reader: DirectoryReader, names: Sequence[bytes]) -> Future[list[Stored | Unreadable | None]]:
         """Store where symbolic links point."""
@@ -111,28 +124,43 @@ class FileUploads:
         return results
 
     def _middling(
-        self, reader: DirectoryReader, names: Sequence[bytes], plan: FilePlan
+        self, reader: DirectoryReader, names: Sequence[bytes], sizes: Sequence[int], plan: FilePlan
     ) -> list[Stored | Unreadable | None]:
         results: list[Stored | Unreadable | None] = [None] * len(names)
-        room = plan.middling_limit + 1
         slab = self._slabs.take()
         try:
             filled = 0
-            found: list[tuple[int, Attributes, memoryview]] = []
-            for i, name in enumerate(names):
+            slots: list[_Slot] = []
+            for i, size in enumerate(sizes):
                 if filled > MIDDLING_FILE:
-                    self._write_found(found, plan, results)
-                    found, filled = [], 0
-                read = self._read_middling(reader, name, slab[filled : filled + room])
-                if isinstance(read, Unreadable):
-                    results[i] = read
-                elif len(read[1]) < room:
-                    found.append((i, *read))
-                    filled += len(read[1])
-            self._write_found(found, plan, results)
+                    self._store_slots(reader, slots, plan, results)
+                    slots, filled = [], 0
+                # One byte more tells whether the file has grown.
+                slots.append(_Slot(i, names[i], slab[filled : filled + size + 1]))
+                filled += size + 1
+            self._store_slots(reader, slots, plan, results)
         finally:
             self._slabs.give_back(slab)
         return results
+
+    def _store_slots(
+        self, reader: DirectoryReader, slots: Sequence[_Slot], plan: FilePlan, results: list[Stored | Unreadable | None]
+    ) -> None:
+        """Read the files side by side: one after the other they would keep a disk waiting. Then store them."""
+        read: list[tuple[Attributes, memoryview] | Unreadable | None] = [None] * len(slots)
+
+        def read_one(number: int) -> None:
+            slot = slots[number]
+            read[number] = self._read_middling(reader, slot.name, slot.buffer)
+
+        self._side_by_side(PartQueue(len(slots)), read_one, min(len(slots), _READS_OF_A_BATCH), self._helpers)
+        found: list[tuple[int, Attributes, memoryview]] = []
+        for slot, item in zip(slots, read, strict=True):
+            if isinstance(item, Unreadable):
+                results[slot.place] = item
+            elif item is not None and len(item[1]) < len(slot.buffer):
+                found.append((slot.place, *item))
+        self._write_found(found, plan, results)
 
     def _read_middling(
         self, reader: DirectoryReader, name: bytes, buffer: memoryview
@@ -241,10 +269,14 @@ class FileUploads:
             end = start + plan.part_size if number + 1 < count else None
             self._stream.read(opened, start, end, holes=holes, plan=plan, chunks=file.parts[number])
 
-        queue = PartQueue(count)
-        for _ in range(min(count, self._threads) - 1):
+        self._side_by_side(PartQueue(count), read, min(count, self._threads), self._workers)
+
+    @staticmethod
+    def _side_by_side(queue: PartQueue, read: Callable[[int], None], threads: int, others: Executor) -> None:
+        """Read all that is in the queue in this thread and in up to `threads - 1` of others that have time."""
+        for _ in range(threads - 1):
             with suppress(RuntimeError):  # the run ends, which `read` sees too
-                self._workers.submit(queue.run, read)
+                others.submit(queue.run, read)
         queue.run(read)
         queue.wait()
 

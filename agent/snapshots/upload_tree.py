@@ -256,7 +256,7 @@ class TreeUpload:
             if batch.limit == plan.small_limit:
                 job = uploads.small(reader, wanted, plan.small_limit, batch.size + plan.small_limit, plan)
             else:
-                job = uploads.middling(reader, wanted, plan)
+                job = uploads.middling(reader, wanted, [sizes[i] for i in chosen], plan)
             span.jobs.append((chosen, job))
             batch.places, batch.size = [], 0
 

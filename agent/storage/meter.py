@@ -39,8 +39,8 @@ class RequestTotals:
 
     operations: Mapping[tuple[str, str], OperationTotals]
     """By (operation, outcome): `get`, `put`, `stat`, `list`, `delete`; `ok`, `canceled` or the code of an error."""
-    retries: Mapping[str, int]
-    """Attempts that were repeated, by the code of their error."""
+    retries: Mapping[tuple[str, str], int]
+    """Attempts that were repeated, by operation and the code of their error."""
 
     def count(self, operation: str) -> int:
         """Calls of `operation`, whatever their outcome."""
@@ -66,7 +66,7 @@ class MeteredStorage:
         self._inner = inner
         self._clock = clock
         self._counters: dict[tuple[str, str], _Counter] = {}
-        self._retries: dict[str, int] = {}
+        self._retries: dict[tuple[str, str], int] = {}
 
     def snapshot(self) -> RequestTotals:
         """The totals as they are now."""
@@ -76,9 +76,10 @@ class MeteredStorage:
         }
         return RequestTotals(MappingProxyType(operations), MappingProxyType(dict(sorted(self._retries.items()))))
 
-    def count_retry(self, error: StorageError) -> None:
+    def count_retry(self, operation: str, error: StorageError) -> None:
         """One attempt that is going to be repeated."""
-        self._retries[error.code] = self._retries.get(error.code, 0) + 1
+        key = operation, error.code
+        self._retries[key] = self._retries.get(key, 0) + 1
 
     @property
     def location(self) -> str:

@@ -58,18 +58,18 @@ class Retrier:
         self._random = randomness
         self._hold = hold or Hold()
         self._answered = False
-        self.on_retry: Callable[[StorageError], None] | None = None
-        """Told before each wait."""
+        self.on_retry: Callable[[str, StorageError], None] | None = None
+        """Told before each wait, with the operation that is repeated."""
 
     def for_parts(self) -> Retrier:
         """The same with fewer attempts, for parts of a call that is repeated as a whole."""
         few = replace(self._policy, attempts=min(self._policy.attempts, _PART_ATTEMPTS))
         parts = Retrier(few, self._clock, self._random, self._hold)
-        parts.on_retry = lambda error: self.on_retry(error) if self.on_retry else None
+        parts.on_retry = lambda operation, error: self.on_retry(operation, error) if self.on_retry else None
         return parts
 
-    async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What `attempt` returns, or the error of the last one."""
+    async def call(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What `attempt` returns, or the error of the last one. `operation` is what it is a part of, as in `meter`."""
         start = self._clock.monotonic()
 
         async def once() -> T:  # tenacity awaits only what is an async function itself
@@ -86,7 +86,7 @@ class Retrier:
             stop=lambda state: self._is_last(state, start),
             wait=self._wait,
             sleep=self._clock.sleep,
-            before_sleep=self._tell,
+            before_sleep=lambda state: self._tell(operation, state),
             reraise=True,
         )(once)
 
@@ -104,10 +104,10 @@ class Retrier:
         bound = min(self._policy.first_wait * 2.0 ** (state.attempt_number - 1), self._policy.longest_wait)
         return _asked_wait(_failure(state)) + self._random.uniform(0, bound)
 
-    def _tell(self, state: RetryCallState) -> None:
+    def _tell(self, operation: str, state: RetryCallState) -> None:
         error = _failure(state)
         if self.on_retry is not None and isinstance(error, StorageError):
-            self.on_retry(error)
+            self.on_retry(operation, error)
 
 
 class RetryingStorage:
@@ -129,7 +129,7 @@ class RetryingStorage:
 
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """As `BlobStorage.get`."""
-        return await self._call(lambda: self._inner.get(blob_id, offset, length))
+        return await self._call("get", lambda: self._inner.get(blob_id, offset, length))
 
     async def put(
         self,
@@ -153,7 +153,7 @@ class RetryingStorage:
                 perhaps_written = perhaps_written or error.retryable
                 raise
 
-        await self._call(attempt)
+        await self._call("put", attempt)
 
     async def _holds(self, blob_id: BlobId, data: Sequence[Buffer]) -> bool:
         try:
@@ -166,7 +166,7 @@ class RetryingStorage:
 
     async def stat(self, blob_id: BlobId) -> BlobMetadata:
         """As `BlobStorage.stat`."""
-        return await self._call(lambda: self._inner.stat(blob_id))
+        return await self._call("stat", lambda: self._inner.stat(blob_id))
 
     async def list(self, prefix: str = "") -> AsyncIterator[BlobMetadata]:
         """As `BlobStorage.list`; a listing that breaks starts over, and nothing is told twice."""
@@ -190,7 +190,7 @@ class RetryingStorage:
             told.extend(hash(blob.blob_id) for blob in batch)
             return batch
 
-        while batch := await self._call(next_batch):
+        while batch := await self._call("list", next_batch):
             for blob in batch:
                 yield blob
 
@@ -202,7 +202,7 @@ class RetryingStorage:
 
     async def delete(self, blob_ids: Sequence[BlobId]) -> None:
         """As `BlobStorage.delete`."""
-        await self._call(lambda: self._inner.delete(blob_ids))
+        await self._call("delete", lambda: self._inner.delete(blob_ids))
 
     async def close(self) -> None:
         """Close `inner`."""

@@ -105,7 +105,7 @@ class PartUploader:
                         raise storage_error(error, attempted, self.config.location) from error
                     return answer["ETag"]
 
-                etag = await self.retrier.call(attempt)
+                etag = await self.retrier.call("put", attempt)
             named = {name: value for name, value in sums.items() if name != "ContentMD5"}
             parts[number] = {"PartNumber": number, "ETag": etag, **named}
 

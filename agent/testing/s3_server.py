@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -164,10 +165,14 @@ class SeaweedServer(_Server):
         return dict(counts)
 
     def create_bucket(self, name: str) -> None:
-        """Make an empty bucket; names have at least three characters."""
+        """Make a bucket, which may be there already; names have at least three characters."""
         url = f"http://127.0.0.1:{self._filer_port}/buckets/{name}/"
         request = urllib.request.Request(url, method="POST")
-        _open(request, timeout=60).close()
+        try:
+            _open(request, timeout=60).close()
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.CONFLICT:
+                raise
 
     def _command(self) -> list[str]:
         identity = {

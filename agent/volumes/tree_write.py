@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from agent import _native
+from agent.base import page_cache
 from agent.base.errors import TargetExists, UnsafeName, VolumeError, VolumeOutOfSpace
 from agent.volumes.file_write import FileWriter, Metadata, apply_metadata
 from agent.volumes.handles import DEFAULT_OPEN_DIRECTORIES, DirectoryHandles, DirectoryNode, is_entry_name
@@ -30,6 +31,8 @@ from agent.volumes.remove import remove_entry, remove_extra
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    _Item = tuple[bytes, Buffer, int, int, int, int]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OWNER, _MODE, _TIMES, _REPLACE = 1, 2, 4, 8
@@ -330,17 +333,23 @@ class DirectoryWriter:
     def _create(self, entries: Sequence[NewEntry], *, links: bool) -> Written:
         for entry in entries:
             check_name(entry.name)
-        native = _native.symlink_many if links else _native.create_many
         items = [_item(entry) for entry in entries]
+        flags = self._target.flags
+
+        def create(fd: int, some: list[_Item]) -> list[int]:
+            if links:
+                return _native.symlink_many(fd, some, flags)
+            return _native.create_many(fd, some, flags, page_cache.ONCE)
+
         existing = self._target.options.existing
         try:
             with self._target.handles.pinned(self._node) as fd:
-                outcomes = native(fd, items, self._target.flags)
+                outcomes = create(fd, items)
                 if self._target.options.replace_directories and existing is Existing.OVERWRITE:
                     for i, outcome in enumerate(outcomes):
                         if outcome in (errno.EISDIR, errno.EPERM) and _is_directory(entries[i].name, fd):
                             remove_entry(self._target.handles, self._node, entries[i].name)
-                            outcomes[i] = native(fd, [items[i]], self._target.flags)[0]
+                            outcomes[i] = create(fd, [items[i]])[0]
         except OSError as error:
             raise self._error(b"", "write into", error) from error
         skipped = denied = 0
@@ -429,7 +438,7 @@ def target_error(what: str, path: bytes, error: OSError) -> VolumeError:
     return VolumeError(message)
 
 
-def _item(entry: NewEntry) -> tuple[bytes, Buffer, int, int, int, int]:
+def _item(entry: NewEntry) -> _Item:
     metadata = entry.metadata
     return entry.name, entry.data, metadata.mode, metadata.uid, metadata.gid, metadata.mtime_ns
 

@@ -179,7 +179,10 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if agents.ROW in (options.row or []):  # a table of its own, and only when asked for: it takes root
-        print(agents.table(agents.measure(options.work / agents.ROW)))
+        counted = options.work / f"{agents.ROW}.jsonl"
+        if not options.report_only:
+            agents.keep(agents.measure(options.work / agents.ROW), counted)
+        print(agents.table(counted))
         options.row.remove(agents.ROW)
         if not options.row:
             return

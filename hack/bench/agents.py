@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from agent.base.clock import SystemClock
 from agent.kube.aio_api import AioKubeApi
 from agent.kube.aio_transport import load_configuration
@@ -49,12 +51,13 @@ _QUIET_SECONDS = 60.0
 _SETTLE_SECONDS = 15.0
 _CREATORS = 20
 
-Requests = Counter[tuple[str, str]]
+Requests = dict[str, int]
+"""How many by verb and kind: `get Pod`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run."""
+    """One run, as a line of the results file."""
 
     agents: int
     objects: int
@@ -133,7 +136,7 @@ async def _run(plane: ControlPlane, agents: int, objects: int) -> Result:
         await asyncio.sleep(_SETTLE_SECONDS)
         watches -= await asyncio.to_thread(_open_watches, plane)
     doubled = len(cluster.moved.doubled)
-    return Result(agents, objects, seconds, completed, requests, quiet, watches, spent, doubled)
+    return Result(agents, objects, seconds, completed, _named(requests), _named(quiet), watches, spent, doubled)
 
 
 @asynccontextmanager
@@ -237,28 +240,39 @@ def _open_watches(plane: ControlPlane) -> int:
     return round(sum(float(line.split()[-1]) for line in lines if line.startswith(gauge) and 'verb="WATCH"' in line))
 
 
-def _sum(ways: list[FlakyKube]) -> Requests:
-    return sum((way.requests for way in ways), Requests())
+def _sum(ways: list[FlakyKube]) -> Counter[tuple[str, str]]:
+    return sum((way.requests for way in ways), Counter[tuple[str, str]]())
 
 
-def table(result: Result) -> str:
-    """Markdown for `docs/benchmarks.md`."""
-    return "\n".join(_lines(result))
+def _named(asked: Counter[tuple[str, str]]) -> Requests:
+    return {" ".join(verb_and_kind): count for verb_and_kind, count in asked.items()}
+
+
+def keep(result: Result, results: Path) -> None:
+    """Append the run to the file."""
+    with results.open("ab") as out:
+        out.write(msgspec.json.encode(result) + b"\n")
+
+
+def table(results: Path) -> str:
+    """Markdown for `docs/benchmarks.md`: the last run in the file."""
+    *_, last = results.read_bytes().splitlines()
+    return "\n".join(_lines(msgspec.json.decode(last, type=Result)))
 
 
 def _lines(result: Result) -> Iterator[str]:
-    every, per_agent = result.requests.total(), result.agents
+    every, quiet, agents = sum(result.requests.values()), sum(result.quiet.values()), result.agents
     jobs = f"{_AT_ONCE} jobs of {_JOB_SECONDS:.0f} s at once in each"
     yield f"{result.objects:,} objects, {result.agents} agents, {jobs}."
     yield f"Completed: {result.completed:,}. Done twice: {result.doubled}."
     yield ""
     yield "| requests of all agents | per object | in a quiet minute, per agent |"
     yield "|---|---|---|"
-    for verb, kind in sorted(result.requests | result.quiet, key=lambda asked: -result.requests[asked]):
-        count, quiet = result.requests[verb, kind], result.quiet[verb, kind]
-        yield f"| {verb} {kind} | {count / result.objects:.2f} | {quiet / per_agent:.1f} |"
-    yield f"| **all** | **{every / result.objects:.2f}** | **{result.quiet.total() / per_agent:.1f}** |"
+    for asked in sorted(result.requests | result.quiet, key=lambda asked: -result.requests.get(asked, 0)):
+        count, idle = result.requests.get(asked, 0), result.quiet.get(asked, 0)
+        yield f"| {asked} | {count / result.objects:.2f} | {idle / agents:.1f} |"
+    yield f"| **all** | **{every / result.objects:.2f}** | **{quiet / agents:.1f}** |"
     yield ""
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.cpu.items())
-    yield f"Watches open: {result.watches / per_agent:.1f} per agent. CPU: {spent}."
+    yield f"Watches open: {result.watches / agents:.1f} per agent. CPU: {spent}."
     yield f"All final after {result.seconds:.0f} s (wall)."

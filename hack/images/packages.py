@@ -67,9 +67,11 @@ def write_commands(root: Path) -> None:
     points = ConfigParser()
     points.read(declared)
     (root / BIN).mkdir(parents=True, exist_ok=True)
-    for name, entry in points["console_scripts"].items():
+    commands = {root / BIN / name: entry for name, entry in points["console_scripts"].items()}
+    # Only here: elsewhere it would stand before Velero's own program.
+    commands[root / "velero"] = "agent.cli.velero:main"
+    for place, entry in commands.items():
         module, _, function = entry.partition(":")
-        place = root / name if name == "velero" else root / BIN / name
         lines = [
             f"#!/{BIN / VERSION}",
             "import sys",

@@ -25,6 +25,8 @@ from tests.e2e.workload import Volume, Workload, differences
 
 _AGENTS: Final = {"stock": STOCK, "ours": OURS}
 _NAMES: Final = {"stock": "Velero's agent", "ours": "Lighterage"}
+_PATIENCE: Final = 3600
+"""Seconds; one agent may take much longer than the other."""
 _STEPS: Final = "accept + prepare + start + move"
 
 
@@ -42,6 +44,7 @@ _ROWS: Final = (
     Row("large", "one volume, 4 x 256 MiB random", ("huge",)),
     Row("many", "one volume, 20,000 x 4 KiB", ("many",)),
     Row("mixed", "30 volumes: 27 of 2 MB, 3 of 192 MiB", ("large", *["small"] * 9) * 3),
+    Row("hundreds", "200 volumes of one small file", ("tiny",) * 200),
 )
 
 
@@ -72,15 +75,15 @@ class Bench:
         """Back up, lose, restore, compare."""
         name = f"bench-{row.key}-{agent}-{int(time.time())}"
         app = Workload(self._cluster, name, [Volume(f"files-{n:02d}") for n in range(len(row.volumes))])
-        app.deploy()
+        app.deploy(300)
         for number, (volume, kind) in enumerate(zip(app.volumes, row.volumes, strict=True)):
             app.make(volume.name, kind, seed=number)
         app.shell("sync")
         before = app.content()
-        backup = self._watched(lambda: self._velero.backup(name, name, MOVE, seconds=900), backup=name)
+        backup = self._watched(lambda: self._velero.backup(name, name, MOVE, seconds=_PATIENCE), backup=name)
         self._cluster.delete_namespaces([name], seconds=300)
-        restore = self._watched(lambda: self._velero.restore(name, name, seconds=900), restore=name)
-        app.wait_until_running()
+        restore = self._watched(lambda: self._velero.restore(name, name, seconds=_PATIENCE), restore=name)
+        app.wait_until_running(300)
         wrong = differences(before, app.content(), by_stock=agent == "stock")
         self._cluster.delete_namespaces([name], seconds=300)
         if wrong:
@@ -128,6 +131,7 @@ def main() -> None:
     cluster = Cluster(os.environ["KUBECONFIG"])
     bench, agents = Bench(cluster), AgentSwitch(cluster)
     try:
+        agents.be_patient()
         for turn in range(rounds):
             # Each agent goes first in every other round, so that switching is as rare as can be.
             for agent in sorted(_AGENTS, reverse=turn % 2 == 0):

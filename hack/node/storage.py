@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 from hack.node.daemons import Daemon
@@ -12,11 +13,22 @@ from hack.node.tools import seaweedfs, tool
 CSI_SOCKET = KUBELET_FOLDER / "plugins" / "dir.csi.lighterage.test" / "csi.sock"
 
 
+def _port_offset(layout: Layout) -> int:
+    """The same each time for one cluster, another one for another."""
+    return zlib.crc32(str(layout.base.resolve()).encode()) % 5000
+
+
 def object_store(layout: Layout) -> Daemon:
-    """SeaweedFS; every port is its default one, since nothing else lives in this network."""
+    """SeaweedFS; what is asked over HTTP has its default port, since nothing else lives in this network."""
     config = layout.run / "s3.json"
     config.write_text(s3_configuration())
     layout.bucket.mkdir(exist_ok=True)
+    # Network namespaces do not part its sockets, which are in /tmp and named by these ports: another cluster's server
+    # would answer.
+    ports = [
+        f"-{part}.port.grpc={port + _port_offset(layout)}"
+        for part, port in (("master", 19333), ("volume", 18080), ("filer", 18888), ("s3", 18333))
+    ]
     return Daemon(
         "s3",
         [
@@ -33,7 +45,7 @@ def object_store(layout: Layout) -> Daemon:
             "-volume.minFreeSpace=1",
             "-master.volumeSizeLimitMB=512",
             "-master.electionTimeout=1s",
-            # Network namespaces do not part sockets in /tmp: another cluster's server would answer.
+            *ports,
             f"-filer.localSocket={layout.run / 'filer.sock'}",
             f"-s3.localSocket={layout.run / 's3.sock'}",
         ],

@@ -23,6 +23,7 @@ TOOLS = (
     "velero-crds",
     "kopia",
     "snapshot-crds",
+    "prometheus-crds",
 )
 """One of each Go module."""
 
@@ -37,12 +38,12 @@ def release_of_velero(record_property: Callable[[str, object], None]) -> None:
 
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """etcd, API server and controllers, with the kinds of Velero and of the CSI snapshotter."""
+    """etcd, API server and controllers, with the kinds of Velero, the CSI snapshotter and Prometheus' operator."""
     for name in TOOLS:
         tool(name)  # built or found while there is still a network
     isolate()
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as running:
-        running.install_definitions(tool("velero-crds"), tool("snapshot-crds"))
+        running.install_definitions(tool("velero-crds"), tool("snapshot-crds"), tool("prometheus-crds"))
         yield running
 
 

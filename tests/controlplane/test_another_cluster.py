@@ -28,6 +28,7 @@ def test_check_31_a_backup_is_restored_where_nothing_but_the_bucket_is_known(clu
         with ControlPlane(tmp_path / "second") as plane:
             plane.install_definitions(tool("velero-crds"), tool("snapshot-crds"))
             with cluster_around(plane, cluster.s3, ["m1"]) as second:
+                second.default_config()
                 second.agents.ensure("m1")
                 get = ["get", "backup", backup, "--namespace=velero"]
                 second.eventually("the backup is found", lambda: plane.try_kubectl(*get).returncode == 0)

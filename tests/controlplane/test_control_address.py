@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,15 +26,14 @@ from agent.base.errors import ControlForbidden, ControlUnauthenticated, ControlU
 from agent.control.client import ControlClient, Target, connect
 from agent.control.rights import GROUP
 from agent.control.v1 import jobs_pb2, snapshots_pb2
-from agent.testing.control_plane import ControlPlane, Manifest, clean_environment
-from agent.testing.control_plane_process import ChildProgram, eventually
+from agent.testing.control_plane import ControlPlane, Manifest
+from agent.testing.control_plane_process import eventually
 from agent.testing.s3_server import free_ports
 from tests.controlplane.agents import LIGHTER
-from tests.controlplane.manifests import chart
-from tests.unit.movers.moving_kit import PASSWORD, backup_of, done, new_repository, running
+from tests.controlplane.control_agents import GUIDE, ControlAgent, ControlAgents, control_agents, right, storage
+from tests.unit.movers.moving_kit import backup_of, done, new_repository, running
 
 NAMESPACE: Final = "control-api"
-GUIDE: Final = (Path(__file__).resolve().parents[2] / "docs" / "control-api.md").read_text(encoding="utf-8")
 APP: Final = snapshots_pb2.Repository(volume_namespace="app", storage_location="default")
 FILES: Final = {"apiGroups": [GROUP], "resources": ["snapshots/files"], "verbs": ["get"]}
 SNAPSHOTS: Final = {"apiGroups": [GROUP], "resources": ["snapshots"], "verbs": ["get", "list", "verify"]}
@@ -43,26 +43,31 @@ SNAPSHOTS: Final = {"apiGroups": [GROUP], "resources": ["snapshots"], "verbs": [
 class Listening:
     """An agent for tokens, and one that hears only callers with a certificate."""
 
-    plane: ControlPlane
-    folder: Path
-    by_token: int
-    by_certificate: int
-    """Ports."""
+    agents: ControlAgents
+    for_tokens: ControlAgent
+    for_certificates: ControlAgent
+
+    @property
+    def plane(self) -> ControlPlane:
+        return self.agents.plane
+
+    @property
+    def folder(self) -> Path:
+        return self.agents.folder
+
+    @property
+    def by_token(self) -> int:
+        return self.for_tokens.control
+
+    @property
+    def by_certificate(self) -> int:
+        return self.for_certificates.control
 
     def account(self, name: str) -> str:
-        """A token of a new service account."""
-        self.plane.kubectl("create", "serviceaccount", name, f"--namespace={NAMESPACE}")
-        return self.plane.kubectl("create", "token", name, f"--namespace={NAMESPACE}").strip()
+        return self.agents.account(name)
 
     def grant(self, name: str, subject: Manifest, *rules: dict[str, Any]) -> None:
-        """A role with these rules, and its binding, both of this name."""
-        metadata: Manifest = {"name": name, "namespace": NAMESPACE}
-        group = "rbac.authorization.k8s.io"
-        role: Any = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": list(rules)}
-        reference: Manifest = {"apiGroup": group, "kind": "Role", "name": name}
-        binding: Any = {**role, "kind": "RoleBinding", "roleRef": reference, "subjects": [subject]}
-        del binding["rules"]
-        self.plane.apply(role, binding)
+        self.agents.grant(name, subject, *rules)
 
     @asynccontextmanager
     async def client(
@@ -83,45 +88,13 @@ class Listening:
 @pytest.fixture(scope="module")
 def listening(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
     folder = tmp_path_factory.mktemp("control-address")
-    plane.kubectl("create", "namespace", NAMESPACE)
-    values = {"rbac": {"name": "lighterage-control-api"}, "nodeSelector": {"lighterage.test/nowhere": "true"}}
-    plane.apply(*chart(values, folder, NAMESPACE))
-    (delegate,) = re.findall(r"kubectl (create clusterrolebinding .*)", GUIDE)
-    plane.kubectl(*delegate.replace("velero:", f"{NAMESPACE}:").split())
-    kubeconfig = plane.service_account(NAMESPACE, "node-agent")
-    certificate, key = plane.keys.issue("agent")
-    with ExitStack() as stack:
-        ports, programs = [], []
-        for node, flags in ("t1", ()), ("c1", (f"--control-client-ca={plane.keys.authority}",)):
-            metrics, port = free_ports(2)
-            program = ChildProgram(
-                f"control-{node}",
-                [
-                    LIGHTER,
-                    "agent",
-                    "run",
-                    f"--kubeconfig={kubeconfig}",
-                    f"--host-pods={folder}",
-                    f"--metrics-address=127.0.0.1:{metrics}",
-                    f"--control-socket={folder}/{node}.sock",
-                    f"--control-address=127.0.0.1:{port}",
-                    f"--control-cert={certificate}",
-                    f"--control-key={key}",
-                    *flags,
-                ],
-                folder,
-                environment={**clean_environment(), "NODE_NAME": node, "VELERO_NAMESPACE": NAMESPACE},
-            )
-            program.start()
-            stack.callback(program.stop)
-            ports.append(port)
-            programs.append(program)
-        for program in programs:
-            program.wait_until("listens", lambda log=program.log: "control API listens" in log.read_text(), seconds=60)
-        yield Listening(plane, folder, *ports)
-    plane.kubectl("delete", "clusterrole,clusterrolebinding", "lighterage-control-api", "--ignore-not-found")
-    plane.kubectl("delete", "clusterrolebinding", "lighterage-control")
-    plane.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    first, second = (f"127.0.0.1:{port}" for port in free_ports(2))
+    with (
+        control_agents(plane, folder, NAMESPACE) as agents,
+        agents.listening("t1", first) as for_tokens,
+        agents.listening("c1", second, f"--control-client-ca={plane.keys.authority}") as for_certificates,
+    ):
+        yield Listening(agents, for_tokens, for_certificates)
 
 
 async def test_a_token_may_what_roles_grant_its_account_until_they_do_not(listening: Listening) -> None:
@@ -163,7 +136,7 @@ async def test_to_read_a_file_is_a_right_of_its_own(listening: Listening) -> Non
     (tree / "key.pem").write_bytes(b"secret of an application")
     async with running() as movers:
         snapshot = (await done(movers, backup_of(tree, location))).snapshot
-    listening.plane.apply(*_storage(listening.folder / "bucket"))
+    listening.plane.apply(*storage(NAMESPACE, listening.folder / "bucket"))
     token = listening.account("reader")
     listening.grant("reader", {"kind": "ServiceAccount", "name": "reader"}, SNAPSHOTS)
     async with listening.client(token) as client:
@@ -179,7 +152,7 @@ async def test_to_read_a_file_is_a_right_of_its_own(listening: Listening) -> Non
 
 async def test_a_certificate_is_a_user_of_its_organizations_and_never_one_of_the_cluster(listening: Listening) -> None:
     issue = listening.plane.keys.issue
-    listening.grant("storage-team", {"kind": "Group", "name": "storage-team"}, _right("get", "nodes"))
+    listening.grant("storage-team", {"kind": "Group", "name": "storage-team"}, right("get", "nodes"))
     async with listening.client(shown=issue("bob", "storage-team")) as client:
         await _sooner_or_later(lambda: _outcome(client.node()), "")
         assert (await client.node()).name == "c1"
@@ -193,7 +166,7 @@ async def test_a_certificate_is_a_user_of_its_organizations_and_never_one_of_the
 def test_the_command_shows_a_token_from_a_file(listening: Listening) -> None:
     token = listening.folder / "token"
     token.write_text(listening.account("command"))
-    listening.grant("command", {"kind": "ServiceAccount", "name": "command"}, _right("get", "nodes"))
+    listening.grant("command", {"kind": "ServiceAccount", "name": "command"}, right("get", "nodes"))
     command = [LIGHTER, "agent", "status", f"--address=127.0.0.1:{listening.by_token}", f"--token-file={token}"]
     command += ["--json", f"--cacert={listening.plane.keys.authority}"]
 
@@ -202,6 +175,30 @@ def test_the_command_shows_a_token_from_a_file(listening: Listening) -> None:
         return not said.returncode and '"t1"' in said.stdout
 
     eventually("the agent says which node it is", answers, seconds=20)
+
+
+def test_an_agent_listens_at_its_addresses_and_nowhere_else(listening: Listening) -> None:
+    for one in (listening.for_tokens, listening.for_certificates):
+        processes = [one.program.pid, *_below(one.program.pid)]
+        assert {port for pid in processes for port in _listening_ports(pid)} == {one.metrics, one.control}
+
+
+def _below(pid: int) -> Iterator[int]:
+    """Children, and theirs."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield int(child)
+            yield from _below(int(child))
+
+
+def _listening_ports(pid: int) -> Iterator[int]:
+    """Of TCP and UDP, on any address: 0A is listening, and a UDP socket without a peer is 07."""
+    held = {os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir() if one.is_symlink()}
+    for name, state in ("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07"):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == state and f"socket:[{words[9]}]" in held:
+                yield int(words[1].rpartition(":")[2], 16)
 
 
 async def _outcome(call: Awaitable[object]) -> str:
@@ -222,10 +219,6 @@ async def _sooner_or_later(outcome: Callable[[], Awaitable[str]], wanted: str) -
     pytest.fail(f"it ends with {last!r} and not with {wanted!r}")
 
 
-def _right(verb: str, resource: str) -> dict[str, Any]:
-    return {"apiGroups": [GROUP], "resources": [resource], "verbs": [verb]}
-
-
 def _with_claims(plane: ControlPlane, token: str, **claims: int) -> str:
     """The same token with other claims, signed by the cluster's own key."""
     header, payload, _ = token.split(".")
@@ -238,37 +231,3 @@ def _with_claims(plane: ControlPlane, token: str, **claims: int) -> str:
 
 def _base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _storage(bucket: Path) -> Iterator[Manifest]:
-    """What Velero's server makes for a location and the namespace `app`, and the password of its repositories."""
-
-    def metadata(name: str, **labels: str) -> Manifest:
-        return {"name": name, "namespace": NAMESPACE, "labels": dict(labels)}
-
-    yield {
-        "apiVersion": "velero.io/v1",
-        "kind": "BackupStorageLocation",
-        "metadata": metadata("default"),
-        "spec": {"provider": "fs", "config": {"fspath": str(bucket)}, "objectStorage": {"bucket": "backups"}},
-    }
-    yield {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": metadata("velero-repo-credentials"),
-        "stringData": {"repository-password": PASSWORD},
-    }
-    names = {"volume-namespace": "app", "storage-location": "default", "repository-type": "kopia"}
-    yield {
-        "apiVersion": "velero.io/v1",
-        "kind": "BackupRepository",
-        "metadata": metadata("app-default-kopia", **{f"velero.io/{name}": value for name, value in names.items()}),
-        "spec": {
-            "volumeNamespace": "app",
-            "backupStorageLocation": "default",
-            "repositoryType": "kopia",
-            "maintenanceFrequency": "1h0m0s",
-            "resticIdentifier": "",
-        },
-        "status": {"phase": "Ready"},
-    }

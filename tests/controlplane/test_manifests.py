@@ -19,15 +19,15 @@ from agent.kube.aio_transport import load_configuration
 from agent.kube.names import DATA_UPLOAD_DOWNLOAD_FINALIZER
 from agent.server.definitions import InstalledDefinitions
 from agent.server.rights import MOVER_RIGHTS, RIGHTS, Right
-from agent.server.self_test import Place, run_self_test
+from agent.server.self_test import Place, Verdict, check_rights, run_self_test
 from agent.testing.control_plane import ControlPlane, Manifest, clean_environment
 from agent.testing.control_plane_process import tool
 from tests.controlplane.manifests import DEPLOY, chart, objects
 
 NAMESPACE = "manifests"
 NOWHERE = {"lighterage.test/nowhere": "true"}
-OPERATOR = "monitoring.coreos.com/v1"
-"""Kinds of Prometheus' operator, which are not installed here."""
+OF_OPERATOR = {"PodMonitor", "PrometheusRule"}
+"""Kinds of Prometheus' operator, by its own definitions."""
 
 VALUES: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -70,17 +70,16 @@ def namespace(plane: ControlPlane) -> Iterator[str]:
 
 def take(plane: ControlPlane, found: list[Manifest]) -> set[str]:
     """Have the API server take objects, by a dry run as strict as it can be and then for real; their kinds."""
-    known = [one for one in found if one["apiVersion"] != OPERATOR]
-    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": known})
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": found})
     arguments = ("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-")
     plane.kubectl(*arguments, "--dry-run=server", stdin=listed)
     try:
         plane.kubectl(*arguments, stdin=listed)
     finally:
-        cluster_wide = [one for one in known if str(one["kind"]).startswith("Cluster")]
+        cluster_wide = [one for one in found if str(one["kind"]).startswith("Cluster")]
         listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": cluster_wide})
         plane.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=listed)
-    return {str(one["kind"]) for one in known}
+    return {str(one["kind"]) for one in found}
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
@@ -88,7 +87,26 @@ def test_the_chart_is_taken_without_a_field_that_is_not_known(
     plane: ControlPlane, namespace: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
     named = {**values, "rbac": {"name": "lighterage-manifests", **values.get("rbac", {})}, "nodeSelector": NOWHERE}
-    assert {"DaemonSet", "Role", "ClusterRole", "ServiceAccount"} <= take(plane, chart(named, tmp_path, namespace))
+    kinds = {"DaemonSet", "Role", "ClusterRole", "ServiceAccount"}
+    if values is VALUES["everything"]:
+        kinds |= {*OF_OPERATOR, "ServiceMonitor", "Service", "NetworkPolicy", "ConfigMap"}
+    assert kinds <= take(plane, chart(named, tmp_path, namespace))
+
+
+@pytest.mark.parametrize("kind", [*sorted(OF_OPERATOR), "ServiceMonitor"])
+def test_the_operators_definitions_refuse_a_field_that_they_do_not_know(
+    plane: ControlPlane, namespace: str, tmp_path: Path, kind: str
+) -> None:
+    found = chart(VALUES["everything"], tmp_path, namespace)
+    (monitor,) = (one for one in found if one["kind"] == kind)
+    spec = cast(Any, monitor)["spec"]
+    first = next(value[0] for value in spec.values() if isinstance(value, list))
+    first["intervall"] = "30s"
+    refused = plane.try_kubectl(
+        "apply", "--server-side", "--validate=strict", "--dry-run=server", "-f", "-", stdin=json.dumps(monitor)
+    )
+    assert refused.returncode
+    assert "intervall" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -96,7 +114,7 @@ def test_the_chart_is_taken_without_a_field_that_is_not_known(
     [
         (["daemonset"], {"DaemonSet", "ClusterRoleBinding"}),
         (["daemonset", "daemonset/secret-copies"], {"DaemonSet", "ClusterRoleBinding"}),
-        (["observability"], {"ConfigMap", "NetworkPolicy"}),
+        (["observability"], {"ConfigMap", "NetworkPolicy", *OF_OPERATOR}),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
@@ -196,21 +214,28 @@ async def test_each_rule_that_is_taken_away_is_named_by_the_self_test(
     plane.apply(*found)
     where = Place(node="nowhere", namespace=namespace, host_pods=str(tmp_path), mover_account="lighterage-mover")
     account = await load_configuration(str(plane.service_account(namespace, "node-agent")))
+    movers = await load_configuration(str(plane.service_account(namespace, "lighterage-mover")))
 
     async def named(api: AioKubeApi) -> list[str]:
+        """What the agent's self-test names, and the same of the rights of mover pods under their own account."""
         test = await run_self_test(api, InstalledDefinitions(), where)
-        return [one.check for one in test.problems if one.check.startswith("right to ")]
+        of_movers = [one for _, one in await check_rights(mover, namespace, MOVER_RIGHTS)]
+        problems = (*test.problems, *(one for one in of_movers if one.verdict is not Verdict.OK))
+        return [one.check for one in problems if one.check.startswith("right to ")]
 
     async def settles(api: AioKubeApi, wanted: list[str]) -> None:
         """Rules count a moment after they are written."""
-        for _ in range(50):
+        for _ in range(300):
             if (seen := await named(api)) == wanted:
                 return
             await asyncio.sleep(0.1)
         raise AssertionError(f"the self-test named {seen} and not {wanted}")
 
     try:
-        async with AioKubeApi(account, user_agent="lighterage-tests") as api:
+        async with (
+            AioKubeApi(account, user_agent="lighterage-tests") as api,
+            AioKubeApi(movers, user_agent="lighterage-tests") as mover,
+        ):
             await settles(api, [])
             for role in (one for one in found if one["kind"] in {"Role", "ClusterRole"}):
                 rules = cast(list[Manifest], role["rules"])

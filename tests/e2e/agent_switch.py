@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Final
+from typing import Any, Final
 
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object, show
 
@@ -17,10 +18,15 @@ class AgentSwitch:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._before = self.image
+        self._options_before: list[str] = self._container()["args"]
 
     @property
     def image(self) -> str:
-        return str(self._daemon_set()["spec"]["template"]["spec"]["containers"][0]["image"])
+        return str(self._container()["image"])
+
+    def _container(self) -> dict[str, Any]:
+        container: dict[str, Any] = self._daemon_set()["spec"]["template"]["spec"]["containers"][0]
+        return container
 
     def _daemon_set(self) -> Object:
         found = self._cluster.get("DaemonSet", "node-agent", VELERO_NAMESPACE)
@@ -47,5 +53,18 @@ class AgentSwitch:
 
         self._cluster.wait("the node agent runs", seconds, ready, show=lambda: show(self._daemon_set()))
 
+    def be_patient(self) -> None:
+        """Without the short time-out that `hack/cluster` gives agents to prepare a volume, for the sake of tests."""
+        self._set_options([one for one in self._options_before if not one.startswith("--data-mover-prepare-timeout")])
+
+    def _set_options(self, options: list[str]) -> None:
+        if options == self._container()["args"]:
+            return
+        change = [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": options}]
+        place = f"--namespace={VELERO_NAMESPACE}"
+        self._cluster.kubectl("patch", "daemonset/node-agent", place, "--type=json", f"--patch={json.dumps(change)}")
+        self.wait_until_ready()
+
     def restore(self) -> None:
+        self._set_options(self._options_before)
         self.use(self._before)

@@ -65,14 +65,16 @@ def test_deletion_and_maintenance_leave_other_backups_whole(
     applications: Applications, assert_equal: Comparison, cluster: Cluster, store: ObjectStore, velero: Velero
 ) -> None:
     app = applications.deploy(Volume("files"))
-    app.make("files", "small", "large")
-    first, second = f"{app.namespace}-1", f"{app.namespace}-2"
-    velero.backup(first, app.namespace, MOVE)
-    app.shell("rm -r /data/files/large")
+    app.make("files", "small")
     before = app.content()
+    first, second, third = (f"{app.namespace}-{number}" for number in (1, 2, 3))
+    velero.backup(first, app.namespace, MOVE)
+    app.make("files", "large")
     velero.backup(second, app.namespace, MOVE)
+    app.shell("rm -r /data/files/large /data/files/small")
+    velero.backup(third, app.namespace, MOVE)
 
-    velero.delete_backup(first)
+    velero.delete_backup(second)
     repository = f"{app.namespace}-default-kopia"
     cluster.patch("BackupRepository", repository, VELERO_NAMESPACE, {"spec": {"maintenanceFrequency": "1s"}})
 
@@ -86,9 +88,9 @@ def test_deletion_and_maintenance_leave_other_backups_whole(
 
     cluster.wait("Velero has maintained the repository", 420, maintained, show=how_it_stands)
     cluster.patch("BackupRepository", repository, VELERO_NAMESPACE, {"spec": {"maintenanceFrequency": "1h"}})
-    assert store.names(f"backups/{first}/") == []
+    assert store.names(f"backups/{second}/") == []
 
     applications.delete()
-    velero.restore(app.namespace, second)
+    velero.restore(app.namespace, first)
     app.wait_until_running()
     assert_equal(before, app.content())

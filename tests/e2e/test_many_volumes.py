@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.e2e.agent_switch import AgentSwitch
 from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.velero import MOVE, Movement, Velero
 from tests.e2e.workload import Volume, Workload
@@ -14,6 +15,12 @@ from tests.e2e.workload import Volume, Workload
 pytestmark = [pytest.mark.slow, pytest.mark.disturbing]
 
 _COUNT = int(os.environ.get("E2E_VOLUMES", "200"))
+
+
+@pytest.fixture(autouse=True)
+def patient(agents: AgentSwitch) -> None:
+    """The kubelet makes some pods a second, and a restore asks for all of them at once."""
+    agents.be_patient()
 
 
 def _all_completed_and_gone(app: Workload, velero: Velero, movements: Sequence[Movement], count: int) -> None:
@@ -42,7 +49,7 @@ def test_many_small_volumes(applications: Applications, assert_equal: Comparison
     app = applications.deploy(*volumes, seconds=300)
     app.shell("for folder in /data/*; do echo $folder >$folder/name; done")
     before = app.content()
-    _there_and_back(applications, app, velero, 120 + 10 * _COUNT)
+    _there_and_back(applications, app, velero, 300 + 20 * _COUNT)
     assert_equal(before, app.content())
 
 

@@ -126,6 +126,7 @@ def test_store_that_is_gone_for_ever_fails_in_a_quarter_of_an_hour(
 
 
 @pytest.mark.slow
+@pytest.mark.disturbing  # it keeps the slot, too, until its store is given up
 def test_store_that_is_gone_for_ever_does_not_hold_up_cancel(app: Workload, door: Door, location: Location) -> None:
     location.create(s3_url=door.s3_url)
     app.make("files", "large")

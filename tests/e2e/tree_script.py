@@ -1,6 +1,6 @@
 """Runs inside a pod of a test, through standard input: makes the content of a volume, and describes every entry of it.
 
-    python3 - make FOLDER SEED KIND…      small, large, odd, many
+    python3 - make FOLDER SEED KIND…      tiny, small, many, large, huge, odd
     python3 - describe FOLDER…            JSON: {folder: {path: [what a restore has to bring back]}}
     python3 - describe-device DEVICE…     JSON: {device: sha256}
 
@@ -19,6 +19,12 @@ def make(root, seed, kinds):
     source = random.Random(seed)
     for kind in kinds:
         KINDS[kind](f"{root}/{kind}", source)
+
+
+def make_tiny(folder, source):
+    os.makedirs(folder)
+    with open(f"{folder}/file", "wb") as file:
+        file.write(source.randbytes(1000))
 
 
 def make_small(folder, source):
@@ -78,7 +84,14 @@ def make_odd(folder, _source):
     os.utime(folder, ns=(10**18, 10**18 + 987654321))
 
 
-KINDS = {"small": make_small, "many": make_many, "large": make_large, "huge": make_huge, "odd": make_odd}
+KINDS = {
+    "tiny": make_tiny,
+    "small": make_small,
+    "many": make_many,
+    "large": make_large,
+    "huge": make_huge,
+    "odd": make_odd,
+}
 
 
 def describe(root):

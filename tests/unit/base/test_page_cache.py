@@ -103,6 +103,29 @@ def test_small_files_that_were_read_are_not_cached(path: Path) -> None:
     assert cached_pages(path) == 0
 
 
+def test_what_was_written_whole_is_not_cached_from_half_a_mebibyte_on(path: Path) -> None:
+    needs_support(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    items = [(name, data, 0o600, 0, 0, 0) for name, data in ((b"large", DATA), (b"small", DATA[:4096]))]
+    assert _native.create_many(folder, items, 0, page_cache.ONCE) == [0, 0]
+    with (path.parent / "large").open("rb") as file:
+        os.fsync(file.fileno())  # pages go when they are written
+    os.close(folder)
+    assert cached_pages(path.parent / "large") < len(DATA) // mmap.PAGESIZE
+    assert cached_pages(path.parent / "small") == 1
+    assert (path.parent / "large").read_bytes() == DATA
+    assert (path.parent / "small").read_bytes() == DATA[:4096]
+
+
+def test_files_written_whole_come_out_whole_where_the_file_system_cannot(in_memory: Path) -> None:
+    folder = os.open(in_memory, os.O_RDONLY)
+    items = [(name, DATA[:length], 0o600, 0, 0, 0) for name, length in ((b"a", 1 << 20), (b"b", (512 << 10) + 1))]
+    assert _native.create_many(folder, items, 0, flags_for("6.18")) == [0, 0]
+    os.close(folder)
+    assert (in_memory / "a").read_bytes() == DATA
+    assert (in_memory / "b").read_bytes() == DATA[: (512 << 10) + 1]
+
+
 def test_a_file_system_that_cannot_gets_plain_calls(in_memory: Path) -> None:
     path = in_memory / "f"
     with path.open("w+b") as file:

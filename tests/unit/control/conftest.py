@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from tests.unit.control.nodes_kit import ApiServer, api_server
 from tests.unit.control.tls_kit import Authority, TlsAgent
 
 
@@ -22,3 +24,9 @@ def by_token(tmp_path: Path, authority: Authority) -> TlsAgent:
 @pytest.fixture
 def by_certificate(tmp_path: Path, authority: Authority) -> TlsAgent:
     return TlsAgent(tmp_path, authority, mutual=True)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[ApiServer]:
+    async with api_server() as server:
+        yield server

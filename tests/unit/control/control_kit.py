@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from agent.control.contract import JobState, NodeState
 from agent.control.serve import Parts
 from agent.kube.agent_config import AgentLimits
 from agent.kube.job import Phase
-from agent.movers.answers import Answer, EntryItem, Piece, SnapshotItem, Verdict
+from agent.movers.answers import Answer, End, EntryItem, Piece, SnapshotItem, Verdict
 from agent.movers.protocol import encode_frame
 from agent.movers.spec import (
     JobResult,
@@ -59,6 +60,12 @@ ANSWERS: dict[type, list[Answer]] = {
 }
 """Also with what no volume should hold."""
 BEGIN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+def end_of(answers: Sequence[Answer]) -> End:
+    """What a worker says after them."""
+    data = b"".join(one.data for one in answers if isinstance(one, Piece))
+    return End(answers=len(answers), size=len(data), sha256=hashlib.sha256(data).digest())
 
 
 def job(name: str = "a", *, kind: str = "DataUpload", phase: Phase = Phase.IN_PROGRESS, **more: object) -> JobState:
@@ -125,7 +132,8 @@ class FakeWorker:
     ) -> AsyncIterator[FakeWorker]:
         if isinstance(spec.work, Look):
             _, writer = await asyncio.open_unix_connection(spec.work.listener)
-            for answer in ANSWERS[type(spec.work.question)]:
+            answers = ANSWERS[type(spec.work.question)]
+            for answer in (*answers, end_of(answers)):
                 writer.write(encode_frame(answer))
             writer.close()
         yield self

@@ -1,4 +1,4 @@
-"""Over TLS, with callers who wait too little, leave, read slowly or ask for much: nothing is left of them.
+"""With callers who wait too little, leave, read slowly or ask for much: nothing is left of them.
 
 All tests share an event loop: gRPC hears late of calls that were broken off, and loses the events of other loops when
 theirs is closed.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,7 +18,9 @@ import pytest_asyncio
 from google.protobuf import message_factory
 
 from agent.base.errors import ControlDeadline
-from agent.control.rights import RIGHTS
+from agent.control.border import OpenGate
+from agent.control.rights import RIGHTS, Right
+from agent.control.serve import serve_socket
 from agent.control.v1 import jobs_pb2, limits_pb2, node_pb2, snapshots_pb2
 from agent.kube.api import AccessReview
 from agent.kube.reviews import Identity
@@ -63,10 +66,23 @@ def call(channel: grpc.aio.Channel, name: str, **options: Any) -> Any:
     return called(request, metadata=[("authorization", "Bearer t")], **options)
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def silent(by_token: TlsAgent) -> AsyncIterator[tuple[SilentReviewer, grpc.aio.Channel]]:
+@pytest_asyncio.fixture(loop_scope="module", params=["tls", "socket"])
+async def silent(
+    request: pytest.FixtureRequest, by_token: TlsAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[SilentReviewer, grpc.aio.Channel]]:
     by_token.reviewer = reviewer = SilentReviewer(tokens={"t": ALICE})
-    async with by_token.listening(), by_token.channel() as channel:
+    if request.param == "tls":
+        async with by_token.listening(), by_token.channel() as channel:
+            yield reviewer, channel
+        return
+
+    async def admit(gate: OpenGate, right: Right, context: object) -> None:
+        await reviewer.may(ALICE, right.review("velero"))
+
+    monkeypatch.setattr(OpenGate, "admit", admit)
+    world, path = by_token.world, tmp_path / "control.sock"
+    there = grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
+    async with serve_socket(world.parts, world.clock, path), there as channel:
         yield reviewer, channel
 
 

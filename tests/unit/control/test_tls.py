@@ -171,6 +171,12 @@ def test_a_certificate_that_is_not_there_is_said(tmp_path: Path) -> None:
         credentials(tmp_path / "tls.crt", tmp_path / "tls.key", None)
 
 
+async def test_without_a_host_every_address_is_listened_at(by_token: TlsAgent) -> None:
+    async with by_token.listening(":0"), by_token.client() as client:
+        with pytest.raises(ControlUnauthenticated):
+            await client.node()
+
+
 async def test_an_address_that_is_taken_is_said(by_token: TlsAgent) -> None:
     async with by_token.listening():
         secure = SecureAddress(

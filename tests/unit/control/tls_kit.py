@@ -92,9 +92,9 @@ class TlsAgent:
         self.port = 0
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
+    async def listening(self, address: str = "127.0.0.1:0") -> AsyncIterator[None]:
         secure = SecureAddress(
-            address="127.0.0.1:0", credentials=self._credentials, gate=ClusterGate(self.reviewer, "velero")
+            address=address, credentials=self._credentials, gate=ClusterGate(self.reviewer, "velero")
         )
         async with serve_address(self.world.parts, self.world.clock, secure) as self.port:
             yield

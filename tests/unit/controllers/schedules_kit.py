@@ -29,6 +29,21 @@ MAX_PATCHES = 40
 """For one object, by all agents together."""
 FINAL = {"Completed", "Failed", "Canceled"}
 PHASES = ("", "Accepted", "Prepared", "InProgress", "Canceling", "Completed")
+EVENTS = (
+    "cancel",
+    "delete",
+    "make anew",
+    "other writers",
+    "kill the agent",
+    "end the agent",
+    "cut off the agent",
+    "lose the node",
+    "kill the API server",
+    "cut watches",
+    "forget versions",
+    "set the clock",
+)
+Event = Callable[[], Coroutine[None, None, None]]
 KINDS = {
     "upload": DATA_UPLOADS,
     "download": DATA_DOWNLOADS,
@@ -59,12 +74,12 @@ class Fate:
 class Schedule:
     """Everything of one seed."""
 
-    def __init__(self, seed: int, loop: VirtualLoop) -> None:
+    def __init__(self, seed: int, loop: VirtualLoop, server: Server | None = None) -> None:
         self.rng = rng = random.Random(seed)
         self.clock: LoopClock = loop.clock
         self.cluster = Cluster(
             rng,
-            server=Server(rng.choice([16, 17, 18, 19])),
+            server=server or Server(rng.choice([16, 17, 18, 19])),
             clock=loop.clock,
             concurrency=rng.choice([1, 2, 3]),
             prepare_queue_length=rng.choice([0, 0, 2, 5]),
@@ -81,11 +96,11 @@ class Schedule:
         self.log: list[str] = []
         self.wrong: list[str] = []
         self._patches: Counter[tuple[str, str]] = Counter()
-        self._on_phase: dict[tuple[str, str, str], Callable[[], Coroutine[None, None, None]]] = {}
+        self._on_phase: dict[tuple[str, str, str], Event] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        """From the first agent to the last object."""
+        """A random history, from the first agent to the last object."""
         rng = self.rng
         agents = rng.choice([1, 2, 3, 3])
         self.gone = set(NODES[agents:])
@@ -95,6 +110,23 @@ class Schedule:
             await self._make(rng.choice(list(KINDS)), number)
         for _ in range(rng.randint(1, 10)):
             self._plan()
+        await self._see_it_through()
+
+    async def run_case(self, kind: str, phase: str, event: str) -> bool:
+        """One object of a kind, and one event as soon as it is in a phase; whether it came to that."""
+        self.cluster.moved.script = lambda _: Script(seconds=25.0)
+        for node in NODES:
+            self._start(node)
+        await self._make(kind, 0, broken=False)
+        (fate,) = self.fates
+        happens = self._events(fate, fate.node, 60.0)
+        self._when(fate, phase, event, happens[event])
+        if phase == "Canceling":
+            self._when(fate, "InProgress", "cancel", happens["cancel"])
+        await self._see_it_through()
+        return not self._on_phase
+
+    async def _see_it_through(self) -> None:
         await self.clock.sleep(LEASE_SECONDS)
         for node in sorted(self.gone):
             self._declare_dead(node)
@@ -119,15 +151,15 @@ class Schedule:
         self.cluster.start_agent(node, self.ways[node], self.clocks[node])
         self.cluster.liveness.dead.discard(node)
 
-    async def _make(self, kind: str, number: int) -> None:
+    async def _make(self, kind: str, number: int, *, broken: bool | None = None) -> None:
+        """Something is wrong with it in one of seven cases, unless it is said."""
         rng, cluster, name = self.rng, self.cluster, f"{kind.replace('_', '-')}-{number}"
-        node, broken = rng.choice(NODES), False
+        node, broken = rng.choice(NODES), rng.random() < 0.15 if broken is None else broken
         script: dict[str, object] = {
             "seconds": rng.choice([0.0, 2.0, 8.0, 30.0]),
             "clean_up_seconds": rng.choice([0.0, 3.0]),
         }
-        if rng.random() < 0.15:
-            broken = True
+        if broken:
             script.update(
                 rng.choice(
                     [
@@ -167,41 +199,50 @@ class Schedule:
         """One event: at some time, or as soon as some object is in some phase."""
         rng = self.rng
         fate, node, seconds = rng.choice(self.fates), rng.choice(NODES), rng.choice([1.0, 5.0, 30.0, 60.0, 90.0])
-        events: list[tuple[str, Callable[[], Coroutine[None, None, None]]]] = [
-            (f"cancel {fate.name}", lambda: self._cancel(fate)),
-            (f"delete {fate.name}", lambda: self._delete(fate)),
-            (f"make {fate.name} anew", lambda: self._make_anew(fate)),
-            (f"touch {fate.name}", lambda: self._touch(fate)),
-            (f"kill {node} for {seconds}", lambda: self._kill(node, seconds)),
-            (f"kill {node} for {seconds}", lambda: self._kill(node, seconds)),
-            (f"drain {node}", lambda: self._drain(node)),
-            (f"cut off {node} for {seconds}", lambda: self._cut_off(node, seconds)),
-            (f"lose {node}", lambda: self._lose(node)),
-            (f"outage for {seconds}", lambda: self._outage(seconds)),
-            ("cut watches", self._cut_watches),
-            ("compact", self._compact),
-            (f"set the clock of {node}", lambda: self._step(node)),
-        ]
-        name, event = rng.choice(events)
+        event, happens = rng.choice(list(self._events(fate, node, seconds).items()))
+        name = f"{event}: {fate.name}, {node}, {seconds:.0f} s"
         if rng.random() < 0.6:
-            phase = rng.choice(PHASES)
-            self._on_phase[fate.resource.name, fate.name, phase] = self._told(name, event)
-            self.log.append(f"{name} when {fate.name} is {phase or 'new'}")
+            self._when(fate, rng.choice(PHASES), name, happens)
         else:
             at = rng.random() * EVENTS_SECONDS
             self.log.append(f"{name} at {at:.1f}")
-            self._tasks.append(asyncio.create_task(self._at(at, self._told(name, event))))
+            self._tasks.append(asyncio.create_task(self._at(at, self._told(name, happens))))
 
-    def _told(
-        self, name: str, event: Callable[[], Coroutine[None, None, None]]
-    ) -> Callable[[], Coroutine[None, None, None]]:
+    def _events(self, fate: Fate, node: str, seconds: float) -> dict[str, Event]:
+        """All that may happen, to an object, to an agent, or to all of them; `EVENTS` has their names."""
+        happens: tuple[Event, ...] = (
+            lambda: self._cancel(fate),
+            lambda: self._delete(fate),
+            lambda: self._make_anew(fate),
+            lambda: self._touch(fate),
+            lambda: self._kill(node, seconds),
+            lambda: self._drain(node),
+            lambda: self._cut_off(node, seconds),
+            lambda: self._lose(node),
+            lambda: self._outage(seconds),
+            self._cut_watches,
+            self._compact,
+            lambda: self._step(node),
+        )
+        return dict(zip(EVENTS, happens, strict=True))
+
+    def _when(self, fate: Fate, phase: str, name: str, event: Event) -> None:
+        """Have it happen as soon as the object is in the phase, which it may be already."""
+        self.log.append(f"{name} when {fate.name} is {phase or 'new'}")
+        told = self._told(name, event)
+        if _part(self._value(fate), "status").get("phase", "") == phase:
+            self._tasks.append(asyncio.create_task(told()))
+        else:
+            self._on_phase[fate.resource.name, fate.name, phase] = told
+
+    def _told(self, name: str, event: Event) -> Event:
         async def run() -> None:
             self.log.append(f"{self.clock.monotonic():.2f}: {name}")
             await event()
 
         return run
 
-    async def _at(self, seconds: float, event: Callable[[], Coroutine[None, None, None]]) -> None:
+    async def _at(self, seconds: float, event: Event) -> None:
         await self.clock.sleep(seconds)
         await event()
 

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from agent.base.errors import ProvisioningFailed, RebindFailed, SourceNotFound, WrongPassword
+from agent.controllers.context import Timing
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.job import PAUSED_ANNOTATION
 from agent.controllers.reasons import cause
@@ -180,6 +181,28 @@ async def test_a_volume_that_never_comes_fails_after_the_time_limit_with_the_rea
     assert "the volume is being made" in upload.status.message
     assert "is Pending" in upload.status.message
     assert upload.status.completion_timestamp
+
+
+async def test_a_time_limit_that_is_short_is_kept() -> None:
+    cluster = Cluster(random.Random(1), timing=Timing(prepare=20.0))
+    await cluster.upload("u", seconds=1e6)
+    _start(cluster)
+    await cluster.run(35)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.FAILED
+    await cluster.stop()
+
+
+async def test_an_upload_that_was_accepted_by_an_agent_whose_clock_is_hours_behind_has_its_time(
+    cluster: Cluster,
+) -> None:
+    await cluster.upload("u", node=NODES[0], seconds=60)
+    accepted = {"phase": "Accepted", "acceptedByNode": NODES[1], "acceptedTimestamp": "2020-01-01T00:00:00Z"}
+    await cluster.patch(DATA_UPLOADS, "u", {"status": accepted})
+    cluster.start_agent(NODES[1])
+    await cluster.run(5)
+    cluster.start_agent(NODES[0])
+    await cluster.run(115)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.COMPLETED
 
 
 async def test_a_failure_is_told_in_time_and_cleaned_up_after_it_also_by_the_next_agent(cluster: Cluster) -> None:

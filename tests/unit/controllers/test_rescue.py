@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from agent.base.errors import KubeForbidden, LocationNotFound
+from agent.base.errors import KubeError, KubeForbidden, KubeNotFound, LocationNotFound
 from agent.controllers.job import WAITING_ANNOTATION, Job
 from agent.kube.job import Phase
 from agent.kube.meta import Key
@@ -185,6 +185,26 @@ async def test_a_missing_right_fails_an_upload_within_minutes_and_is_the_message
     upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
     assert upload.status.phase is Phase.FAILED
     assert upload.status.message.startswith("kube.forbidden:")
+
+
+@pytest.mark.check(24)
+@pytest.mark.parametrize("error", [KubeForbidden("roles are not known yet"), KubeNotFound("no such kind yet")])
+@pytest.mark.parametrize(("seconds", "phase"), [(40.0, Phase.COMPLETED), (1e6, Phase.FAILED)])
+async def test_what_an_api_server_refuses_while_it_starts_is_asked_again_for_a_minute(
+    error: KubeError, seconds: float, phase: Phase
+) -> None:
+    async def check(job: Job) -> None:
+        if cluster.clock.monotonic() < seconds:
+            raise error
+
+    cluster = Cluster(random.Random(1), check=check)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(120)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.phase is phase
+    assert phase is Phase.COMPLETED or upload.status.message == f"{error.code}: {error}"
+    await cluster.stop()
 
 
 async def test_a_long_wait_says_for_what_in_the_object(cluster: Cluster) -> None:

@@ -1,10 +1,9 @@
 """Each block of shell in the README and the guides says where it is run, and is held to that.
 
 The word after `sh` says it: `run` blocks are run here, line by line as they stand but for the folders that they name;
-`cluster` blocks talk to a cluster, and `machine` blocks take the whole machine, so of these is tried what can be
-without: that a shell takes them, that `lighter` takes their command lines, that what they name of this repository is
-there. Of `cluster` blocks, tests/controlplane runs the one that takes finalizers away. Blocks of docs/cli.md are
-examples of the commands' own help.
+`cluster` blocks talk to a cluster, where tests/e2e/test_guides.py runs them, and `machine` blocks take the whole
+machine, so of these is tried what can be without: that a shell takes them, that `lighter` takes their command lines,
+that what they name of this repository is there.
 """
 
 from __future__ import annotations
@@ -14,49 +13,32 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
 
 from agent.cli.main import lighter
-
-ROOT = Path(__file__).resolve().parents[3]
-REFERENCE = ROOT / "docs" / "cli.md"
-PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - {REFERENCE})
-_FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_PLACES = {"run", "cluster", "machine"}
-
-
-@dataclass(frozen=True)
-class Block:
-    page: Path
-    info: str
-    text: str
-
-    @property
-    def place(self) -> str:
-        return self.info.removeprefix("sh").strip()
-
-    def __str__(self) -> str:
-        return f"{self.page.name}: {self.text.splitlines()[0]}"
-
-
-def blocks(page: Path) -> list[Block]:
-    return [Block(page, info, text) for info, text in _FENCE.findall(page.read_text(encoding="utf-8"))]
-
-
-SHELL = [block for page in PAGES for block in blocks(page) if block.info.split(" ")[0] == "sh"]
-
-
-def of(place: str) -> list[Block]:
-    return [block for block in SHELL if block.place == place]
+from tests.shell_blocks import (
+    FENCE,
+    FIND_NOTHING,
+    ON_THE_CLUSTER,
+    PAGES,
+    PLACES,
+    REFERENCE,
+    ROOT,
+    SHELL,
+    Block,
+    blocks,
+    of,
+    other_way,
+    script,
+)
 
 
 def test_every_block_says_where_it_is_run_and_no_block_of_commands_hides_without_a_language() -> None:
     assert len(SHELL) > 30
-    assert [str(block) for block in SHELL if block.place not in _PLACES] == []
+    assert [str(block) for block in SHELL if block.place not in PLACES] == []
     bare = [block for page in PAGES for block in blocks(page) if not block.info]
     words = ("kubectl ", "lighter ", "make ", "helm ", "velero ", "grpcurl ", "hack/")
     assert [str(block) for block in bare if any(line.startswith(words) for line in block.text.splitlines())] == []
@@ -132,6 +114,57 @@ def test_every_block_that_is_to_be_run_is_run() -> None:
     assert len(of("run")) == 2
 
 
+# ---- for a cluster ----
+
+
+def cluster_blocks() -> dict[str, list[str]]:
+    """Texts by page."""
+    found: dict[str, list[str]] = {}
+    for block in of("cluster"):
+        found.setdefault(str(block.page.relative_to(ROOT)), []).append(block.text)
+    return found
+
+
+def test_every_page_with_blocks_for_a_cluster_is_run_on_one() -> None:
+    assert cluster_blocks().keys() == ON_THE_CLUSTER.keys()
+    guides = (ROOT / "tests" / "e2e" / "test_guides.py").read_text()
+    runbooks = {page for page in ON_THE_CLUSTER if page.startswith("docs/runbooks/")}
+    assert [page for page in ON_THE_CLUSTER.keys() - runbooks if f'"{page}"' not in guides] == []
+
+
+@pytest.mark.parametrize("page", ON_THE_CLUSTER)
+def test_what_a_reader_has_to_fill_in_is_filled_in_for_the_tests(page: str) -> None:
+    text = "".join(cluster_blocks()[page])
+    assert [word for word in ON_THE_CLUSTER[page] if word not in text] == []
+    filled = "".join(script(page, block) for block in cluster_blocks()[page])
+    # Names of columns and of variables are in capitals, too.
+    left = re.findall(r"(?<![\w$-])(?!OTEL_)[A-Z][A-Z_]+\b(?!:\.)", re.sub(r'"image[^"]*"|\$[A-Z_]+', "", filled))
+    assert left == []
+
+
+def test_only_runbooks_for_what_does_not_happen_in_tests_may_find_nothing() -> None:
+    assert len(FIND_NOTHING) == 2
+    assert all(reason for reason in FIND_NOTHING.values())
+    assert FIND_NOTHING.keys() <= ON_THE_CLUSTER.keys()
+
+
+def test_what_is_searched_in_an_agents_log_is_what_agents_log() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "agent").rglob("*.py"))
+    logged = "".join(re.findall(r"_log\.\w+\(\s*\"[^\"]*\"", source))
+    searched = [
+        phrase
+        for texts in cluster_blocks().values()
+        for line in "".join(texts).splitlines()
+        for phrase in re.findall(r"logs .*grep '([^']*)'", line)
+    ]
+    assert len(searched) >= 2
+    assert [phrase for phrase in searched if phrase not in logged] == []
+
+
+def test_the_other_way_is_what_a_block_names_beside_a_command() -> None:
+    assert other_way("first      # or: other\nthen    # why\n") == "other\nthen    # why\n"
+
+
 # ---- as far as it goes without a cluster ----
 
 
@@ -165,7 +198,7 @@ _LIGHTER = [
     pytest.param(words, id=" ".join(words))
     for text in [
         *(block.text for block in SHELL),
-        *(text for info, text in _FENCE.findall(REFERENCE.read_text()) if info == "sh"),
+        *(text for info, text in FENCE.findall(REFERENCE.read_text()) if info == "sh"),
     ]
     for words in lighter_lines(text)
 ]

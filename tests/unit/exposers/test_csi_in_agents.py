@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from agent.controllers.controllers import ControllerOptions, Controllers, Exposers
 from agent.exposers.csi_snapshot import CsiSnapshotExposer
+from agent.kube.agent_config import LoadAffinity
 from agent.kube.api import KubeApi
 from agent.kube.data_download import DataDownload
 from agent.kube.data_upload import DataUpload
@@ -18,7 +19,7 @@ from agent.kube.job import Phase
 from agent.kube.pod_volume_backup import PodVolumeBackup
 from agent.kube.pod_volume_restore import PodVolumeRestore
 from agent.kube.resource import DATA_UPLOADS, PODS
-from agent.kube.volumes import BindingMode, ReclaimPolicy
+from agent.kube.volumes import BindingMode, LabelSelector, ReclaimPolicy
 from agent.testing.crashing_kube import FlakyKube
 from agent.testing.fake_exposer import ExposerWorld, ExposeScript, FakeExposer
 from agent.testing.fake_movers import FakeMovers, FakeRunners, MoverWorld
@@ -118,15 +119,38 @@ async def test_an_upload_completes_on_the_node_of_its_volume_and_leaves_nothing(
     assert await world.left() == []
 
 
-async def test_a_definite_cause_is_in_the_message_within_a_minute_and_nothing_is_left() -> None:
+def _image_is_missing(world: World) -> None:
+    world.csi.nodes.faults.waiting = ("ErrImageNeverPull", 'Container image "lighterage:1" is not present')
+
+
+def _snapshot_fails(world: World) -> None:
+    world.csi.faults.snapshot = "rpc error: code = Internal desc = pool is offline"
+
+
+def _no_node_is_allowed(world: World) -> None:
+    world.configure(load_affinity=(LoadAffinity(LabelSelector(match_labels={"disk": "none-has-it"})),))
+
+
+@pytest.mark.check(16)
+@pytest.mark.parametrize(
+    ("happen", "code", "words"),
+    [
+        (_image_is_missing, "expose.pod-failed", "is not present"),
+        (_snapshot_fails, "expose.snapshot-failed", "pool is offline"),
+        (_no_node_is_allowed, "expose.unschedulable", "didn't match Pod's node affinity"),
+    ],
+)
+async def test_a_definite_cause_is_in_the_message_within_a_minute_and_nothing_is_left(
+    happen: Callable[[World], None], code: str, words: str
+) -> None:
     world = World(live=True)
     await world.build()
-    world.csi.nodes.faults.waiting = ("ErrImageNeverPull", 'Container image "lighterage:1" is not present')
+    happen(world)
     async with _running(world):
         job = await _end_of(world, 60)
     assert job.status.phase is Phase.FAILED
-    assert job.status.message.startswith("expose.pod-failed: ")
-    assert "is not present" in job.status.message
+    assert job.status.message.startswith(f"{code}: ")
+    assert words in job.status.message
     assert await world.left() == []
 
 

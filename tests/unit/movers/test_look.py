@@ -1,6 +1,7 @@
-"""What a worker answers reaches a listener that takes its time, whole, before the worker may end."""
+"""What a worker answers reaches a listener that takes its time, whole and counted, before the worker may end."""
 
 import asyncio
+import hashlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import cast
 import pytest
 
 from agent.movers import look as looking
-from agent.movers.answers import Piece
+from agent.movers.answers import End, Piece, decoder
+from agent.movers.protocol import FrameReader
 from agent.movers.spec import ListSnapshots, Look
 from agent.repository.repository import Repository
 
@@ -21,8 +23,8 @@ async def _one_piece(*_: object) -> AsyncIterator[Piece]:
     yield PIECE
 
 
-def _read_all(connection: socket.socket) -> int:
-    return sum(len(part) for part in iter(lambda: connection.recv(1 << 16), b""))
+def _read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 async def test_a_worker_does_not_end_before_its_listener_has_the_last_bytes(
@@ -40,4 +42,6 @@ async def test_a_worker_does_not_end_before_its_listener_has_the_last_bytes(
             done, _ = await asyncio.wait([task], timeout=0.2)
             assert not done
             received = await asyncio.to_thread(_read_all, connection)
-        assert received == (await task).bytes
+        assert len(received) == (await task).bytes
+    digest = hashlib.sha256(PIECE.data).digest()
+    assert list(FrameReader(decoder).feed(received)) == [PIECE, End(answers=1, size=len(PIECE.data), sha256=digest)]

@@ -51,13 +51,16 @@ async def outcome(cluster, spec=BACKUP, **options):
 
 async def test_a_job_goes_to_the_pod_and_its_result_comes_back():
     cluster = await PodCluster(script=Script(seconds=45, bytes=4_500)).create()
-    seen = []
-    async with cluster.pod(), cluster.runner().job(BACKUP, SECRETS, JobCallbacks(on_progress=seen.append)) as work:
+    seen, told = [], []
+    callbacks = JobCallbacks(on_progress=seen.append, on_metric=told.append)
+    async with cluster.pod(), cluster.runner().job(BACKUP, SECRETS, callbacks) as work:
         updates = [progress.bytes_done async for progress in work.updates()]
         result = await work.result()
     assert (result.snapshot, result.total_bytes) == (f"snapshot-of-{NAME}", 4_500)
     assert updates == sorted(updates) and len(updates) >= 3
     assert [progress.bytes_done for progress in seen] == updates
+    (moved,) = told
+    assert (moved.name, moved.labels["operation"], moved.value) == ("storage_bytes", "put", result.uploaded_bytes)
     events = await cluster.events()
     assert set(events) == {STARTED_REASON, PROGRESS_REASON, COMPLETED_REASON, STOPPED_REASON}
     assert events[PROGRESS_REASON].count == 5

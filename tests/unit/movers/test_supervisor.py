@@ -20,7 +20,7 @@ from agent.base.errors import (
     SnapshotNotFound,
     WrongPassword,
 )
-from agent.movers.spec import RateLimits, Secrets
+from agent.movers.spec import NoParent, RateLimits, Secrets
 from agent.testing.clock import VirtualClock
 from tests.unit.movers.moving_kit import (
     PASSWORD,
@@ -289,3 +289,16 @@ async def test_no_worker_outlives_the_agent(location, snapshot):
     await agent.wait()
     for pid in pids:
         await _until_gone(pid)
+
+
+async def test_a_worker_tells_what_it_had_already_in_the_repository_and_in_its_cache(
+    movers, location, snapshot, tmp_path
+):
+    result, tree = snapshot
+    _, _, metrics, callbacks = collecting()
+    anew = backup_of(tree, location, parent=NoParent(), cache_dir=str(tmp_path / "cache"))
+    for _ in range(2):
+        await done(movers, anew, callbacks)
+    told = {(one.name, *sorted(one.labels.values())): one.value for one in metrics}
+    assert told["deduplicated_bytes",] >= result.total_bytes, "all of it was read, and none of it is new"
+    assert told["cache_lookups", "hit", "indexes"] > 0

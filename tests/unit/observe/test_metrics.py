@@ -51,7 +51,9 @@ def everything_once(metrics):
         ("storage_bytes", {"operation": "put", "outcome": "ok"}),
         ("storage_seconds", {"operation": "put", "outcome": "ok"}),
         ("storage_latency", {"operation": "put", "le": "0.5"}),
-        ("storage_retries", {"code": "storage.unavailable"}),
+        ("storage_retries", {"operation": "put", "code": "storage.unavailable"}),
+        ("cache_lookups", {"cache": "packs", "outcome": "hit"}),
+        ("deduplicated_bytes", {}),
         ("memory_bytes", {}),
     ):
         recorder.metric(name, labels, 3)
@@ -224,7 +226,8 @@ def test_labels_that_a_worker_makes_up_are_few(metrics):
     recorder = metrics.workers.recorder("backup", "shop", "data")
     for number in range(5_000):
         recorder.metric("storage_requests", {"operation": f"o{number}", "outcome": f"x{number}"}, 1)
-        recorder.metric("storage_retries", {"code": f"c{number}\n"}, 1)
+        recorder.metric("storage_retries", {"operation": f"o{number}", "code": f"c{number}\n"}, 1)
+        recorder.metric("cache_lookups", {"cache": f"c{number}", "outcome": "hit"}, 1)
         recorder.metric("storage_latency", {"operation": "put", "le": str(number + 1)}, 1)
     seen = samples(metrics)
     assert len([key for key in seen if key[0].startswith("lighterage_storage")]) < 150

@@ -92,6 +92,31 @@ async def test_a_rolling_update_costs_no_wait() -> None:
         assert third.works
 
 
+class LostAnswers(InterceptedKube):
+    """Of one agent whose requests take effect, while it does not hear of that."""
+
+    are_lost = False
+
+    def after(self) -> None:
+        if self.are_lost:
+            raise KubeUnavailable("the answer is lost")
+
+
+async def test_an_agent_that_did_not_hear_of_its_last_renewal_gives_its_lease_back() -> None:
+    world = World()
+    wire = LostAnswers(world.api)
+    first = Agent(world, "pod-a", wire)
+    await world.clock.sleep(25)
+    wire.are_lost = True
+    await world.clock.sleep(RENEWAL)
+    await first.end()
+    wire.are_lost = False
+    await first.liveness.give_back()
+    async with _agents(world, "pod-b") as (second,):
+        await world.clock.sleep(0.5)
+        assert second.works
+
+
 async def test_an_agent_that_was_killed_is_waited_for_and_no_longer() -> None:
     world = World()
     async with _agents(world, "pod-a") as (first,):

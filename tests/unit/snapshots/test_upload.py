@@ -1,8 +1,10 @@
 """Backups of trees, from the file system to what is in the repository."""
 
 import asyncio
+import errno
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import msgspec
@@ -14,6 +16,7 @@ from agent.repository.ids import ObjectId, content_text, parse_object_id
 from agent.repository.repository import OpenOptions, Repository
 from agent.snapshots.recheck import revive_deleted
 from agent.snapshots.upload_file import FileUploads
+from agent.volumes.tree_read import FileReader
 from tests.unit.snapshots.backup_kit import (
     BIG,
     PASSWORD,
@@ -311,9 +314,9 @@ async def test_a_middling_file_that_grows_is_stored_whole(blobs_of_large_chunks,
     fill(tmp_path / "data", {"f": BIG[:300_000], "g": BIG[:200_000]})
     middling = FileUploads.middling
 
-    def grow(self, reader, names, plan):
+    def grow(self, reader, names, sizes, plan):
         (tmp_path / "data" / "f").write_bytes(BIG)
-        return middling(self, reader, names, plan)
+        return middling(self, reader, names, sizes, plan)
 
     monkeypatch.setattr(FileUploads, "middling", grow)
     result, _ = await back_up(storage, tmp_path / "data")
@@ -321,6 +324,49 @@ async def test_a_middling_file_that_grows_is_stored_whole(blobs_of_large_chunks,
     assert found["/f"][1] == BIG
     assert found["/g"][1] == BIG[:200_000]
     assert result.warnings == ("f changed while it was read",)
+
+
+async def test_middling_files_of_a_batch_are_read_side_by_side(blobs_of_large_chunks, tmp_path, monkeypatch):
+    storage = storage_with(blobs_of_large_chunks)
+    fill(tmp_path / "data", {"f": BIG[:300_000], "g": BIG[:200_000]})
+    both = threading.Barrier(2, timeout=60)
+    readinto_at = FileReader.readinto_at
+
+    def meet(self, buffer, offset):
+        both.wait()
+        return readinto_at(self, buffer, offset)
+
+    monkeypatch.setattr(FileReader, "readinto_at", meet)
+    result, _ = await back_up(storage, tmp_path / "data", parallel=1)
+    found = await contents_of(storage, result.snapshot.root)
+    assert (found["/f"][1], found["/g"][1]) == (BIG[:300_000], BIG[:200_000])
+
+
+async def test_middling_files_that_shrink_or_cannot_be_read_leave_the_others_of_their_batch(
+    blobs_of_large_chunks, tmp_path, monkeypatch
+):
+    storage = storage_with(blobs_of_large_chunks)
+    sizes = {name: 200_000 + 10 * place for place, name in enumerate("abcdefgh")}
+    fill(tmp_path / "data", {name: BIG[:size] for name, size in sizes.items()})
+    middling, readinto_at = FileUploads.middling, FileReader.readinto_at
+
+    def change(self, reader, names, lengths, plan):
+        (tmp_path / "data" / "b").unlink()
+        os.truncate(tmp_path / "data" / "d", 5)
+        return middling(self, reader, names, lengths, plan)
+
+    def fail(self, buffer, offset):
+        if self.attributes.size == sizes["f"]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return readinto_at(self, buffer, offset)
+
+    monkeypatch.setattr(FileUploads, "middling", change)
+    monkeypatch.setattr(FileReader, "readinto_at", fail)
+    result, _ = await back_up(storage, tmp_path / "data")
+    found = await contents_of(storage, result.snapshot.root)
+    wanted = {f"/{name}": BIG[:size] for name, size in sizes.items() if name not in "bf"} | {"/d": BIG[:5]}
+    assert {path: data for path, (_, data) in found.items() if path} == wanted
+    assert result.errors == 1
 
 
 @pytest.mark.parametrize("size", [0, 9, 1_000_000])

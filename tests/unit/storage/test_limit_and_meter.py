@@ -90,4 +90,4 @@ async def test_the_stack_counts_calls_and_retries_apart() -> None:
         await storage.put(BlobId(f"p{i}"), [b"x"])
     totals = storage.snapshot()
     assert totals.count("put") == 10
-    assert totals.retries == {"storage.unavailable": faulty.operations - 10}
+    assert totals.retries == {("put", "storage.unavailable"): faulty.operations - 10}

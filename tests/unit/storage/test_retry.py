@@ -46,11 +46,11 @@ async def test_what_passes_is_tried_again_with_growing_jittered_waits() -> None:
     inner = Failing(*(StorageUnavailable("busy") for _ in range(5)))
     retrier = Retrier(RetryPolicy(), clock, random.Random(1))
     storage = RetryingStorage(inner, retrier)
-    told: list[str] = []
-    retrier.on_retry = lambda error: told.append(error.code)
+    told: list[tuple[str, str]] = []
+    retrier.on_retry = lambda operation, error: told.append((operation, error.code))
     assert await storage.get(PACK) == b"data"
     assert inner.attempts == 6
-    assert told == ["storage.unavailable"] * 5
+    assert told == [("get", "storage.unavailable")] * 5
     assert 0 < clock.monotonic() <= 0.2 * (1 + 2 + 4 + 8 + 16)
 
 

@@ -289,13 +289,14 @@ def test_a_full_disk_ends_the_batch_and_leaves_no_half_file(target: DirectoryWri
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
     try:
-        result = target.write_files([_new(b"fits"), _new(b"not", b"x" * 10_000)])
+        too_large = [_new(b"not", b"x" * 10_000), _new(b"nor this", b"x" * (1 << 20))]
+        result = target.write_files([_new(b"fits"), *too_large])
         with pytest.raises(VolumeError):
             target.create_file(b"large", 1 << 20)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert result.failures == [Failure(b"not", errno.EFBIG)]
+    assert result.failures == [Failure(b"not", errno.EFBIG), Failure(b"nor this", errno.EFBIG)]
     assert os.listdir(tmp_path / "target") == ["fits"]
 
 
