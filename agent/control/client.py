@@ -7,7 +7,7 @@ async with connect(Target("unix:/run/lighterage/control.sock")) as client:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -31,6 +31,7 @@ _LOCAL = "unix:"
 _MOST_MESSAGE = 16 << 20
 
 _T = TypeVar("_T")
+_Continue = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +217,41 @@ class ControlClient:
             raise from_rpc(error, self.where) from None
 
 
+class _Bearer:
+    """Shows a token with each call.
+
+    gRPC's own credentials of calls run Python in gRPC's threads, which the end of a channel may wait for for ever.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._authorization = ("authorization", f"Bearer {token}")
+
+    def shown(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+        return grpc.aio.ClientCallDetails(
+            method=details.method,
+            timeout=details.timeout,
+            metadata=grpc.aio.Metadata(*(details.metadata or ()), self._authorization),
+            credentials=details.credentials,
+            wait_for_ready=details.wait_for_ready,
+        )
+
+
+class _BearerOfCalls(_Bearer, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self, continuation: _Continue, details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(self.shown(details), request)
+
+
+class _BearerOfStreams(_Bearer, grpc.aio.UnaryStreamClientInterceptor):
+    """Another class: gRPC takes an interceptor for one kind of calls only."""
+
+    async def intercept_unary_stream(
+        self, continuation: _Continue, details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(self.shown(details), request)
+
+
 @asynccontextmanager
 async def connect(target: Target) -> AsyncIterator[ControlClient]:
     """A client for the time of the block. Connects with the first call. Raises `UsageError`."""
@@ -236,6 +272,7 @@ def _channel(target: Target) -> grpc.aio.Channel:
     if bool(target.certificate) != bool(target.key):
         raise UsageError("a certificate needs its key, and a key its certificate", hint="give --cert and --key")
     credentials = grpc.ssl_channel_credentials(target.ca or None, target.key or None, target.certificate or None)
+    shown: list[grpc.aio.ClientInterceptor] = []
     if target.token:
-        credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(target.token))
-    return grpc.aio.secure_channel(target.address, credentials, options=options)
+        shown = [_BearerOfCalls(target.token), _BearerOfStreams(target.token)]
+    return grpc.aio.secure_channel(target.address, credentials, options=options, interceptors=shown)

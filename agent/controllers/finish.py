@@ -88,8 +88,9 @@ class Finisher(Generic[JobT]):
         return _SOON
 
     async def conclude(self, job: JobT, memory: Remembered[JobT], outcome: Outcome, *, canceled: str = "") -> Again:
-        """The data moved, or did not: others may move theirs. `canceled` says by whom, if it was canceled."""
-        self._context.slots.release((self._kind.name, job.key))
+        """The data moved, or did not. `canceled` says by whom, if it was canceled."""
+        if job.status.phase is not Phase.IN_PROGRESS:  # as long as others count it, it takes its slot
+            self._context.slots.release((self._kind.name, job.key))
         if isinstance(outcome, Failed):
             if isinstance(outcome.error, CanceledError):
                 return await self._stopped(job, memory, canceled, str(outcome.error))
