@@ -141,6 +141,10 @@ def test_without_host_paths_an_agent_that_is_nobody_has_pods_move_the_data(
         "the pod is given its job",
         lambda: JOB_ANNOTATION in cluster.get(PODS, mover.metadata.name, NAMESPACE).metadata.annotations,
     )
+    # The agent's own workers and their caches, which the control API uses.
+    look = (LIGHTER, "agent", "ls", "--socket", nobody.socket, "--volume-namespace", namespace)
+    cluster.eventually("the repository is listed", lambda: nobody.run(*look).returncode == 0)
+    assert [path for path in (nobody.folder / "scratch").rglob("*") if path.is_file()]
     # Nothing runs in pods of these nodes; what becomes of the job is its agent's to say.
     cluster.plane.kubectl("delete", "pod", mover.metadata.name, f"--namespace={NAMESPACE}", "--wait=false")
     upload = cluster.wait_final(name)
