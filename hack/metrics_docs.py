@@ -22,9 +22,12 @@ _INTRO = """\
 <!-- Made by `python -m hack.metrics_docs` from the metrics themselves; edit those. -->
 
 `/metrics` on port 8085 (`--metrics-address`), in Prometheus' text format. Times are seconds, sizes bytes. What workers
-did stays counted when they end. Of jobs in mover pods count progress, and at their end the bytes that went to the store
-or came from it; their requests, caches and memory are not told. The number of
-series is bounded: only the largest volumes have series of their own, codes and statuses beyond a limit are `other`.
+did stays counted when they end. Of jobs in mover pods progress is counted as it comes, and everything else (bytes,
+requests, retries, caches) at the end, from the pod's termination message; the most memory that they were seen with is
+shown then, for a minute. When a pod dies without a message, as with its node, these are lost, and where a job met more
+kinds of errors than fit in the message, the durations and counts of its requests are. Of stock pods only progress is
+known. The number of series is bounded: only the largest volumes have series of their own, codes and statuses beyond a
+limit are `other`.
 
 Dashboard, alerts and monitors are in `deploy/observability` and in the chart; [runbooks](runbooks/README.md) has a page
 for each alert. They expect the scrape job to be named `lighterage`, targets with a label `node`, and `honor_labels`.

@@ -64,8 +64,14 @@ profile, and with these capabilities only:
 | `SETFCAP` | restored files get their file capabilities |
 
 `/var/lib/kubelet/pods` is mounted for the volumes of pods, `/var/lib/kubelet/plugins` for those that drivers mount
-there. Without both (`hostPaths: false` of the chart) pod volumes are left alone, and snapshots are read in pods of
-their own.
+there.
+
+Without both (`hostPaths: false` of the chart, `deploy/without-host-paths`) pod volumes are left alone, and snapshots
+are read in pods of their own. The agent then opens no volume and runs as user 65532, `runAsNonRoot`, without any
+capability: its pod meets the Pod Security Standard `restricted`. What it writes (caches, temporary files, the socket of
+the control API) lies in volumes of its pod. The pods that move data are user 0 in every mode, with the capabilities
+that the runtime gives: files of any owner and mode have to be read, and restored with theirs. They meet `baseline`,
+which is what Velero's namespace then has to allow.
 """
 
 _WITHOUT = {

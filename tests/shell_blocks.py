@@ -99,6 +99,26 @@ FIND_NOTHING: Final[Mapping[str, str]] = {
 }
 """Pages that search a log for what is not in it, and why."""
 
+TRIES: Final[Mapping[str, str]] = {
+    "make image": "hack/e2e",
+    "make cluster": "hack/e2e",
+    "make cluster-down": "hack/e2e",
+    "make cluster-demo": "hack/e2e all",
+    "make cluster-bench": "hack/e2e all",
+    "make cluster-test": "make test",
+    "make test": ".ci/run",
+}
+"""What `machine` blocks tell people to run, and which script or target runs that. `make demo` runs in tests/unit.
+
+What only `all` adds to a script is not run for each change.
+"""
+
+TRIED_BY_HAND: Final[Mapping[str, str]] = {
+    "docker buildx": "needs Docker, which no machine of the tests has",
+    "make e2e": "takes too long for each change: it is what `make cluster-test` leaves out, run by the same script",
+}
+"""The rest of them, and why no test runs it."""
+
 _PRELUDE: Final = """\
 for_a_while() { timeout 10 "$@" || [ $? = 124 ]; }
 """

@@ -35,7 +35,7 @@ from agent.kube.pods import Pod, PodPhase, Terminated
 from agent.kube.resource import EVENTS, PODS
 from agent.kube.selector import Selector
 from agent.kube.wait import wait_for_event, within
-from agent.movers.pod_messages import clipped, is_outcome, read_outcome, read_progress
+from agent.movers.pod_messages import clipped, is_outcome, read_outcome, read_progress, told_counters
 from agent.movers.pod_protocol import PROGRESS_REASON, REASONS, limits_given
 from agent.movers.protocol import Metric
 from agent.movers.spec import BackupResult, JobResult, JobSpec, Progress, RateLimits
@@ -110,6 +110,8 @@ class PodWork:
         self._pod: Pod | None = None
         """As it was last seen, also when it is gone."""
         self._gone = False
+        self._counted = False
+        """Whether the counters of its worker were in its outcome, and were told."""
         self._canceled: tuple[float, str] | None = None
         self._cancel_told = False
         self._limits = spec.limits
@@ -160,7 +162,8 @@ class PodWork:
             pod = await self._begin()
             async with self._informers(pod):
                 result = await self._watch(pod)
-                self._tell_moved(result)
+                if not self._counted:
+                    self._tell_moved(result)
                 self._outcome.set_result(result)
         except LighterageError as error:
             self._outcome.set_exception(error)
@@ -172,7 +175,7 @@ class PodWork:
             self._outcome.exception()  # may have nobody waiting
 
     def _tell_moved(self, result: JobResult) -> None:
-        """What went to the store, or came from it: of a pod's counters, its outcome has only that."""
+        """What went to the store, or came from it: of a pod that tells no counters, its outcome has only that."""
         if isinstance(result, BackupResult):
             operation, moved = "put", result.uploaded_bytes
         else:
@@ -313,6 +316,9 @@ class PodWork:
         ended = _termination(pod)
         message = ended.message.strip() if ended is not None else ""
         if is_outcome(message):
+            for metric in told_counters(message):
+                self._callbacks.on_metric(metric)
+                self._counted = True
             return read_outcome(message, self.spec.work)
         if ended is not None and ended.reason == _OOM_KILLED:
             raise MoverOutOfMemory(

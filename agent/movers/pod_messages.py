@@ -8,12 +8,15 @@ not trusted: anything that is not understood is an error with a name.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 import msgspec
 
 from agent.base.errors import CanceledError, LighterageError, MoverError, MoverProtocolError
 from agent.movers.failure import MAX_TEXT, rebuild
+from agent.movers.pod_counters import fitting, read_counters
+from agent.movers.protocol import Metric
 from agent.movers.spec import (
     Backup,
     BackupResult,
@@ -34,6 +37,10 @@ MAX_EVENT_MESSAGE: Final = 1_024
 CANCELED_ENDING: Final = "data path is canceled"
 """How the termination message of a canceled mover ends (contract §13.14)."""
 
+_MOST_FOR_COUNTERS = 2_560
+"""Bytes of a result; warnings have the rest."""
+_MEMBER = len(',"counters":')
+_MORE = len('"and 100 more"')
 _SHOWN = 200
 """Characters of something that is not understood."""
 _SNAPSHOT = re.compile(r"[0-9A-Za-z][-0-9A-Za-z]{0,127}", re.ASCII)
@@ -61,7 +68,7 @@ class _Access(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A termination message; ours has one of the last two as well."""
+    """A termination message; ours has a result or an error as well, and what the worker counted."""
 
     snapshot: str = msgspec.field(name="snapshotID", default="")
     empty_snapshot: bool = msgspec.field(name="emptySnapshot", default=False)
@@ -71,10 +78,18 @@ class _Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     incremental_bytes: _Count = msgspec.field(name="incrementalBytes", default=0)
     result: JobResult | None = None
     error: JobError | None = None
+    counters: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Counted(msgspec.Struct, frozen=True):
+    """The same, of a message whose other members may be anything."""
+
+    counters: msgspec.Raw = msgspec.Raw()
 
 
 _progress_decoder = msgspec.json.Decoder(_Progress)
 _outcome_decoder = msgspec.json.Decoder(_Outcome)
+_counted_decoder = msgspec.json.Decoder(_Counted)
 
 
 def write_progress(progress: Progress) -> str:
@@ -106,31 +121,36 @@ def read_progress(message: str) -> Progress | None:
     )
 
 
-def write_result(spec: JobSpec, result: JobResult, limit: int = MAX_TERMINATION_MESSAGE) -> str:
-    """A result in at most `limit` bytes; warnings that do not fit are only counted."""
+def write_result(
+    spec: JobSpec, result: JobResult, limit: int = MAX_TERMINATION_MESSAGE, counters: Iterable[Metric] = ()
+) -> str:
+    """A result in at most `limit` bytes; counters that do not fit are left out, warnings are only counted."""
+    bare = _encode(spec.work, msgspec.structs.replace(result, warnings=()), b"")
+    room = limit - len(bare.encode()) - _MEMBER - _MORE
+    told = fitting(counters, min(room, _MOST_FOR_COUNTERS))
     kept = len(result.warnings)
     while True:
         shown = result
         if left_out := len(result.warnings) - kept:
             warnings = (*result.warnings[:kept], f"and {left_out} more")
             shown = msgspec.structs.replace(result, warnings=warnings)
-        text = _encode(spec.work, shown)
+        text = _encode(spec.work, shown, told)
         if len(text.encode()) <= limit or kept == 0:
             return text
         kept //= 2
 
 
-def write_error(error: JobError, limit: int = MAX_TERMINATION_MESSAGE) -> str:
-    """An error in at most `limit` bytes, its text cut where it has to be."""
+def write_error(error: JobError, limit: int = MAX_TERMINATION_MESSAGE, counters: Iterable[Metric] = ()) -> str:
+    """An error in at most `limit` bytes, its text cut where it has to be; counters get the room that is left."""
     length = MAX_TEXT
     while True:
         cut = JobError(code=error.code, message=_cut(error.message, length), hint=_cut(error.hint, length))
-        text = msgspec.json.encode(_Outcome(error=cut)).decode()
-        if error.code == CanceledError.code:
-            text = f"{text}\n{CANCELED_ENDING}"
+        text = _ended(_Outcome(error=cut), canceled=error.code == CanceledError.code)
         if len(text.encode()) <= limit or length == 0:
-            return text
+            break
         length //= 2
+    told = fitting(counters, limit - len(text.encode()) - _MEMBER)
+    return _ended(_Outcome(error=cut, counters=_raw(told)), canceled=error.code == CanceledError.code)
 
 
 def is_outcome(message: str) -> bool:
@@ -144,10 +164,7 @@ def read_outcome(message: str, work: Work) -> JobResult:
     Raises what it tells of otherwise: the leaf that our worker reported, `CanceledError`, a `MoverError` with the words
     of a stock mover, and `MoverProtocolError` for what is not understood.
     """
-    text = message.strip()
-    canceled = text.endswith(CANCELED_ENDING)
-    if canceled:
-        text = text.removesuffix(CANCELED_ENDING).strip()
+    text, canceled = _parts(message)
     if not text.startswith("{"):
         if canceled:
             raise CanceledError(f"the mover was canceled{': ' if text else ''}{clipped(text)}")
@@ -165,21 +182,45 @@ def read_outcome(message: str, work: Work) -> JobResult:
     return result
 
 
-def _encode(work: Work, result: JobResult) -> str:
+def told_counters(message: str) -> tuple[Metric, ...]:
+    """What the worker had counted by its end, whatever that was; nothing where it is not told or not understood."""
+    try:
+        return read_counters(bytes(_counted_decoder.decode(_parts(message)[0]).counters))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ()
+
+
+def _parts(message: str) -> tuple[str, bool]:
+    """The JSON or words of a termination message, and whether it ends as a canceled mover's."""
+    text = message.strip()
+    if text.endswith(CANCELED_ENDING):
+        return text.removesuffix(CANCELED_ENDING).strip(), True
+    return text, False
+
+
+def _encode(work: Work, result: JobResult, counters: bytes) -> str:
     if isinstance(result, RestoreResult):
         target = _Access(by_path=_cut(work.target, _SHOWN) if isinstance(work, RestoreTree | RestoreBlock) else "")
-        outcome = _Outcome(target=target, total_bytes=result.bytes, result=result)
-        return msgspec.json.encode(outcome).decode()
-    text = msgspec.json.encode(
-        _Outcome(
-            snapshot=result.snapshot,
-            source=_Access(by_path=_cut(work.path, _SHOWN) if isinstance(work, Backup) else ""),
-            total_bytes=result.total_bytes,
-            incremental_bytes=result.incremental_bytes,
-            result=result,
-        )
-    ).decode()
-    return f"{text}\n{CANCELED_ENDING}" if result.incomplete else text
+        outcome = _Outcome(target=target, total_bytes=result.bytes, result=result, counters=_raw(counters))
+        return _ended(outcome, canceled=False)
+    outcome = _Outcome(
+        snapshot=result.snapshot,
+        source=_Access(by_path=_cut(work.path, _SHOWN) if isinstance(work, Backup) else ""),
+        total_bytes=result.total_bytes,
+        incremental_bytes=result.incremental_bytes,
+        result=result,
+        counters=_raw(counters),
+    )
+    return _ended(outcome, canceled=bool(result.incomplete))
+
+
+def _ended(outcome: _Outcome, *, canceled: bool) -> str:
+    text = msgspec.json.encode(outcome).decode()
+    return f"{text}\n{CANCELED_ENDING}" if canceled else text
+
+
+def _raw(counters: bytes) -> msgspec.Raw | msgspec.UnsetType:
+    return msgspec.Raw(counters) if counters else msgspec.UNSET
 
 
 def _decode(text: str) -> _Outcome:

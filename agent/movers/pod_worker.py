@@ -38,6 +38,7 @@ from agent.kube.selector import Selector
 from agent.kube.volumes import ObjectReference
 from agent.kube.wait import wait_for_event
 from agent.movers.failure import Redactor, describe, rebuild
+from agent.movers.pod_counters import LastCounters
 from agent.movers.pod_events import DataPathEvents
 from agent.movers.pod_messages import MAX_EVENT_MESSAGE, write_error, write_progress, write_result
 from agent.movers.pod_protocol import (
@@ -136,6 +137,7 @@ class PodWorker:
         self._was_out_of_memory = was_out_of_memory
         self._cache_dir = cache_dir
         self._progress = Progress()
+        self._counters = LastCounters()
         self._events: DataPathEvents | None = None
         self._redact = Redactor(Secrets(password=""))
         of_pod = Selector(fields={"metadata.name": place.pod.name})
@@ -152,13 +154,14 @@ class PodWorker:
             try:
                 spec, result = await self._do()
             except asyncio.CancelledError:
-                self._leave(write_error(describe(CanceledError("the mover was ended at once"), self._redact)))
+                error = describe(CanceledError("the mover was ended at once"), self._redact)
+                self._leave(write_error(error, counters=self._counters.metrics()))
                 raise
             except Exception as error:  # noqa: BLE001  # the border of the process: whatever it is, it is told by name
                 if not isinstance(error, LighterageError):
                     self._say("error", "".join(traceback.format_exception(error))[-2_000:])
                 raise await self._failed(describe(error, self._redact)) from None
-            self._leave(write_result(spec, result))
+            self._leave(write_result(spec, result, counters=self._counters.metrics()))
             if isinstance(result, BackupResult) and result.incomplete:
                 told = f"the job was canceled, the snapshot {result.snapshot} keeps what was saved"
                 await self._tell(CANCELED_REASON, told)
@@ -169,7 +172,7 @@ class PodWorker:
             return result
 
     async def _failed(self, error: JobError) -> LighterageError:
-        self._leave(write_error(error))
+        self._leave(write_error(error, counters=self._counters.metrics()))
         if error.code == CanceledError.code:
             await self._tell(CANCELED_REASON, f"{self._title('canceled')}: {error.message}")
         else:
@@ -208,7 +211,8 @@ class PodWorker:
         await self._clock.sleep(self._options.stop_grace)
 
     async def _work(self, spec: JobSpec, secrets: Secrets) -> JobResult:
-        async with self._runner.job(spec, secrets, JobCallbacks(on_log=self._log)) as running:
+        callbacks = JobCallbacks(on_log=self._log, on_metric=self._counters.take)
+        async with self._runner.job(spec, secrets, callbacks) as running:
             async with asyncio.TaskGroup() as group:
                 others = [group.create_task(self._obey(running)), group.create_task(self._report())]
                 async for progress in running.updates():

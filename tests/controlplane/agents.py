@@ -65,7 +65,7 @@ class Agents:
         self._running[node], self._flags[node] = program, flags
 
     def wait_ready(self, node: str) -> None:
-        self._running[node].wait_until("is ready", lambda: self._answers(node, "/readyz"), seconds=60)
+        self._running[node].wait_until("is ready", lambda: answers(self._ports[node], "/readyz"), seconds=60)
 
     def ensure(self, *nodes: str) -> None:
         """Have agents on these nodes, ready, without further flags."""
@@ -117,15 +117,17 @@ class Agents:
         below = _children()
         return [worker for child in below.get(self._running[node].pid, []) for worker in below.get(child, [])]
 
-    def _answers(self, node: str, path: str) -> bool:
-        try:
-            with _open(f"http://127.0.0.1:{self._ports[node]}{path}", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
 
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether an agent says yes there."""
+    try:
+        with _open(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def _children() -> Mapping[int, list[int]]:

@@ -114,6 +114,7 @@ def test_the_operators_definitions_refuse_a_field_that_they_do_not_know(
     [
         (["daemonset"], {"DaemonSet", "ClusterRoleBinding"}),
         (["daemonset", "daemonset/secret-copies"], {"DaemonSet", "ClusterRoleBinding"}),
+        (["without-host-paths"], {"DaemonSet", "ClusterRoleBinding"}),
         (["observability"], {"ConfigMap", "NetworkPolicy", *OF_OPERATOR}),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
@@ -123,6 +124,21 @@ def test_what_kustomize_makes_is_taken_without_a_field_that_is_not_known(
 ) -> None:
     found = overlay(plane, tmp_path, {"namespace": namespace, "resources": [str(DEPLOY / one) for one in folders]})
     assert kinds <= take(plane, _apart(found))
+
+
+@pytest.mark.parametrize(("host_paths", "is_taken"), [(True, False), (False, True)])
+def test_without_host_paths_the_agents_pod_meets_the_strictest_standard(
+    plane: ControlPlane, namespace: str, tmp_path: Path, host_paths: bool, is_taken: bool
+) -> None:
+    plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    found = chart({"hostPaths": host_paths}, tmp_path, namespace)
+    plane.apply(*(one for one in found if one["kind"] == "ServiceAccount"))
+    (daemon_set,) = (cast(Any, one) for one in found if one["kind"] == "DaemonSet")
+    metadata = {"name": "agent", "namespace": namespace}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": daemon_set["spec"]["template"]["spec"]}
+    done = plane.try_kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+    assert (done.returncode == 0) is is_taken, done.stderr
+    assert is_taken or 'violates PodSecurity "restricted' in done.stderr
 
 
 def test_the_overlay_of_the_guide_moves_everything_to_its_namespace(

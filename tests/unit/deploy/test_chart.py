@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ import yaml
 from agent.cli.agent import run
 from agent.kube.meta import ConfigMap, ObjectMeta
 from agent.server.configuration import parse_configuration
+from agent.server.flags import DEFAULT_CONTROL_SOCKET, DEFAULT_SCRATCH
 from agent.server.rights import RIGHTS, Scope
 from tests.unit.deploy.chart_kit import CHART, DEPLOY, Json, Objects, Render
 
@@ -78,7 +80,8 @@ def test_the_server_finds_the_agent_whatever_labels_are_added(render: Render) ->
 def test_capabilities_have_the_reasons_that_the_manifest_gives() -> None:
     def lines(path: Path) -> list[str]:
         text = path.read_text()
-        return [line.strip() for line in text[text.index("drop: [ALL]") :].splitlines()[1:14]]
+        found = [line.strip() for line in text[text.index("drop: [ALL]") :].splitlines()]
+        return [line for line in found if not line.startswith("{{")][1:14]
 
     manifest, template = lines(DEPLOY / "daemonset" / "daemonset.yaml"), lines(CHART / "templates" / "daemonset.yaml")
     assert manifest[-1] == "- SETFCAP"
@@ -177,6 +180,50 @@ def test_without_host_paths_and_credentials_nothing_of_them_is_left(render: Rend
     assert [volume["name"] for volume in agent_pod(objects)["volumes"]] == ["scratch", "tmp", "run"]
     assert [mount["name"] for mount in agent_container(objects)["volumeMounts"]] == ["scratch", "tmp", "run"]
     assert "AWS_SHARED_CREDENTIALS_FILE" not in {variable["name"] for variable in agent_container(objects)["env"]}
+
+
+def test_without_host_paths_the_agent_is_not_root_and_has_no_capability(render: Render) -> None:
+    objects = render({"hostPaths": False})
+    pod, container = agent_pod(objects)["securityContext"], agent_container(objects)["securityContext"]
+    assert (pod["runAsNonRoot"], pod["runAsUser"], pod["runAsGroup"]) == (True, 65532, 65532)
+    assert container["capabilities"] == {"drop": ["ALL"]}
+    assert container["readOnlyRootFilesystem"] is True and container["allowPrivilegeEscalation"] is False
+    # All that it writes lies there, and anybody may write to a new emptyDir.
+    arguments = {one.partition("=")[0] for one in agent_container(objects)["args"]}
+    assert not arguments & {"--cache-dir", "--control-socket"}
+    written = {mount["mountPath"]: mount["name"] for mount in agent_container(objects)["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in agent_pod(objects)["volumes"]}
+    for folder in (DEFAULT_SCRATCH, str(Path(DEFAULT_CONTROL_SOCKET).parent), "/tmp"):
+        assert "emptyDir" in volumes[written[folder]]
+    assert volumes[written["/credentials"]]["secret"]["defaultMode"] == 0o444
+
+
+def test_without_host_paths_the_manifests_make_what_the_chart_makes(render: Render) -> None:
+    folder = DEPLOY / "without-host-paths"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert kustomization["resources"] == ["../daemonset"]
+    objects = of_kustomize(DEPLOY / "daemonset")
+    (patch,) = kustomization["patches"]
+    change(objects[patch["target"]["kind"], patch["target"]["name"]], yaml.safe_load(patch["patch"]))
+    assert without_labels(render({"hostPaths": False})) == without_labels(objects)
+
+
+def change(one: Json, patch: list[Json]) -> None:
+    """The operations of a JSON patch that our overlay has, as `kubectl kustomize` does them."""
+    for step in patch:
+        *path, last = step["path"].removeprefix("/").split("/")
+        inside: Any = one
+        for name in path:
+            inside = inside[int(name) if isinstance(inside, list) else name]
+        key = int(last) if isinstance(inside, list) else last
+        match step["op"]:
+            case "test":
+                assert inside[key] == step["value"]
+            case "remove":
+                del inside[key]
+            case "add" | "replace" as operation:
+                assert (key in inside) == (operation == "replace")
+                inside[key] = step["value"]
 
 
 def test_everything_that_differs_between_clusters_can_be_set(render: Render) -> None:

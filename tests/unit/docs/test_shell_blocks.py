@@ -2,7 +2,8 @@
 
 The word after `sh` says it: `run` blocks are run here, line by line as they stand but for the folders that they name;
 `cluster` blocks talk to a cluster, where tests/e2e/test_guides.py runs them, and `machine` blocks take the whole
-machine, so of these is tried what can be without: that a shell takes them, that `lighter` takes their command lines,
+machine: `make demo` is run here on little data, other targets do what some tier does (`TRIES`), and what no test runs
+has its reason (`TRIED_BY_HAND`). Of all is tried that a shell takes them, that `lighter` takes their command lines,
 that what they name of this repository is there.
 """
 
@@ -28,12 +29,17 @@ from tests.shell_blocks import (
     REFERENCE,
     ROOT,
     SHELL,
+    TRIED_BY_HAND,
+    TRIES,
     Block,
     blocks,
     of,
     other_way,
     script,
 )
+
+VENV = ".venv"
+"""Of the Makefile."""
 
 
 def test_every_block_says_where_it_is_run_and_no_block_of_commands_hides_without_a_language() -> None:
@@ -163,6 +169,85 @@ def test_what_is_searched_in_an_agents_log_is_what_agents_log() -> None:
 
 def test_the_other_way_is_what_a_block_names_beside_a_command() -> None:
     assert other_way("first      # or: other\nthen    # why\n") == "other\nthen    # why\n"
+
+
+# ---- for a machine of one's own ----
+
+
+def machine_commands() -> set[str]:
+    """Program and what it is to do, of each line."""
+    return {" ".join(words[:2]) for block in of("machine") for words in command_lines(block.text)}
+
+
+def made(target: str) -> list[str]:
+    """The commands of a target as make would run them here, but for making the virtual environment."""
+    done = subprocess.run(
+        ["make", "--dry-run", f"--assume-old={VENV}/.installed", target],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line.strip() for line in done.stdout.splitlines()]
+
+
+def plain(line: str) -> str:
+    """Without what differs from run to run: variables of a command, what becomes of its status, and a trap's quotes."""
+    line = re.sub(r"\|\| status=\$\?$", "", line.strip()).strip()
+    if trap := re.fullmatch(r".*\btrap '([^']*)' EXIT", line):
+        line = trap[1]
+    return re.sub(r"^([A-Z]+=(\$\{[^}]*\}|\"[^\"]*\"|\S*) )+", "", line)
+
+
+def test_every_command_for_a_machine_is_run_by_a_tier_or_has_its_reason() -> None:
+    assert machine_commands() == {"make demo"} | TRIES.keys() | TRIED_BY_HAND.keys()
+    assert not TRIES.keys() & TRIED_BY_HAND.keys()
+    assert len(TRIED_BY_HAND) == 2
+    assert all(TRIED_BY_HAND.values())
+
+
+@pytest.mark.parametrize("command", TRIES)
+def test_a_tier_runs_what_the_command_runs(command: str) -> None:
+    tier = TRIES[command]
+    if tier.startswith("make "):
+        lines = made(tier.removeprefix("make "))
+    else:
+        script_name, _, everything = tier.partition(" ")
+        text = (ROOT / script_name).read_text()
+        always = re.sub(r"^if .* = all \]; then\n.*?^else$", "", text, flags=re.MULTILINE | re.DOTALL)
+        assert everything or text.count(" all ]") == (text != always)
+        lines = [plain(line.removeprefix("exec ")) for line in (text if everything else always).splitlines()]
+    wanted = [plain(line) for line in made(command.removeprefix("make "))]
+    assert wanted
+    assert command in lines or [line for line in wanted if line not in lines] == []
+
+
+def test_the_tests_that_the_readme_promises_are_all_of_the_folders_and_the_linters() -> None:
+    lines = made("test")
+    folders = {found for line in lines for found in re.findall(r"pytest tests/(\w+)", line)}
+    e2e = re.findall(r"pytest tests/(\w+)", (ROOT / "hack" / "e2e").read_text())
+    there = {path.parent.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")}
+    assert "hack/e2e" in lines
+    assert folders | set(e2e) == there
+    assert {f"{VENV}/bin/mypy", f"{VENV}/bin/lint-imports", f"{VENV}/bin/ruff check ."} <= set(lines)
+
+
+def test_the_demonstration_of_the_readme_is_run_on_a_small_volume(application: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", f"--assume-old={sys.prefix}/.installed", "demo", f"VENV={sys.prefix}", f"VOLUME={application}"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "LANG": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert done.stdout.endswith("All is well; removing what the demo made.\n")
+    assert "content, type, mode, owner, time all equal" in done.stdout
+    assert not list(tmp_path.glob("lighterage-demo-*"))
 
 
 # ---- as far as it goes without a cluster ----
