@@ -119,8 +119,10 @@ def blake2b_many(data: Sequence[Buffer], key: Buffer, digest_size: int, /) -> li
 
 # scrypt.c
 
-def scrypt_romix(block: Buffer, n: int, stride: int, /) -> bytes:
+def scrypt_romix(block: Buffer, n: int, stride: int, portably: bool = False, /) -> bytes:
     """ROMix of scrypt (RFC 7914 §5) of a block of 128 * r bytes; takes 128 * r * n / stride bytes of memory.
+
+    `portably` is without instructions that only some processors have.
 
     Raises `ValueError` when n is no power of two up to 2**24, r above 64 or the stride above 64; `MemoryError`.
     """

@@ -131,7 +131,8 @@ static PyObject *scrypt_romix(PyObject *self, PyObject *args) {
     (void)self;
     Py_buffer block;
     Py_ssize_t n, stride;
-    if (!PyArg_ParseTuple(args, "y*nn:scrypt_romix", &block, &n, &stride)) return NULL;
+    int portably = 0;
+    if (!PyArg_ParseTuple(args, "y*nn|p:scrypt_romix", &block, &n, &stride, &portably)) return NULL;
     PyObject *result = NULL;
     size_t size = (size_t)block.len, r = size / 128;
     if (size % 128 || r < 1 || r > MAX_R || n < 2 || (n & (n - 1)) || n > 1 << 24 || stride < 1 || stride > MAX_STRIDE) {
@@ -144,7 +145,7 @@ static PyObject *scrypt_romix(PyObject *self, PyObject *args) {
             uint8_t *out = (uint8_t *)PyBytes_AS_STRING(result);
             void (*fastest)(Vector *, size_t, size_t, size_t, Vector *, Vector *) = mix_portably;
 #if defined(__x86_64__)
-            if (__builtin_cpu_supports("avx512vl")) fastest = mix_rotating;
+            if (!portably && __builtin_cpu_supports("avx512vl")) fastest = mix_rotating;
 #endif
             Py_BEGIN_ALLOW_THREADS
             reorder(block.buf, (uint8_t *)blocks, 2 * r, 1);
@@ -160,6 +161,6 @@ static PyObject *scrypt_romix(PyObject *self, PyObject *args) {
 }
 
 PyMethodDef scrypt_methods[] = {
-    {"scrypt_romix", scrypt_romix, METH_VARARGS, "scrypt_romix(block, n, stride) -> bytes"},
+    {"scrypt_romix", scrypt_romix, METH_VARARGS, "scrypt_romix(block, n, stride, portably=False) -> bytes"},
     {NULL, NULL, 0, NULL},
 };

@@ -1,8 +1,4 @@
-"""With callers who wait too little, leave, read slowly or ask for much: nothing is left of them.
-
-All tests share an event loop: gRPC hears late of calls that were broken off, and loses the events of other loops when
-theirs is closed.
-"""
+"""With callers who wait too little, leave, read slowly or ask for much: nothing is left of them."""
 
 from __future__ import annotations
 
@@ -31,8 +27,6 @@ from agent.testing.fake_reviewer import FakeReviewer
 from tests.unit.control import control_kit
 from tests.unit.control.control_kit import BEGIN, FakeRepositories, FakeWorker, job
 from tests.unit.control.tls_kit import ALICE, APP, METHODS, TlsAgent
-
-pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MIB = 1 << 20
 MODULES = (node_pb2, jobs_pb2, limits_pb2, snapshots_pb2)
@@ -66,7 +60,7 @@ def call(channel: grpc.aio.Channel, name: str, **options: Any) -> Any:
     return called(request, metadata=[("authorization", "Bearer t")], **options)
 
 
-@pytest_asyncio.fixture(loop_scope="module", params=["tls", "socket"])
+@pytest_asyncio.fixture(loop_scope="session", params=["tls", "socket"])
 async def silent(
     request: pytest.FixtureRequest, by_token: TlsAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[SilentReviewer, grpc.aio.Channel]]:

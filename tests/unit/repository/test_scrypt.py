@@ -38,6 +38,12 @@ def test_the_stride_changes_memory_only(stride: int) -> None:
     assert _native.scrypt_romix(block, 64, stride) == _native.scrypt_romix(block, 64, 1)
 
 
+@pytest.mark.parametrize("r", [1, 8, 9])
+def test_every_processor_computes_the_same(r: int) -> None:
+    block = bytes(range(128)) * r
+    assert _native.scrypt_romix(block, 256, 8, True) == _native.scrypt_romix(block, 256, 8)
+
+
 @pytest.mark.parametrize(
     ("size", "n", "stride"), [(0, 16, 1), (100, 16, 1), (128 * 65, 16, 1), (128, 15, 1), (128, 1, 1), (128, 16, 0)]
 )
