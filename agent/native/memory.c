@@ -18,7 +18,18 @@ static PyObject *return_large_blocks(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static PyObject *return_free_pages(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+#ifdef __GLIBC__
+    Py_BEGIN_ALLOW_THREADS
+    malloc_trim(0);
+    Py_END_ALLOW_THREADS
+#endif
+    Py_RETURN_NONE;
+}
+
 PyMethodDef memory_methods[] = {
     {"return_large_blocks", return_large_blocks, METH_NOARGS, "Give large blocks back to the system once freed."},
+    {"return_free_pages", return_free_pages, METH_NOARGS, "Give pages that hold nothing back to the system now."},
     {NULL, NULL, 0, NULL},
 };

@@ -88,7 +88,7 @@ class PackUploader:
                 writer.check()
                 await self._check_format()
                 await self._markers.ensure(session)
-                await self._storage.put(pack.blob_id, [pack.body, pack.tail])
+                await self._storage.put(pack.blob_id, [pack.body, *pack.tail])
         except LighterageError as error:
             writer.fail(error)
         except asyncio.CancelledError:

@@ -75,14 +75,14 @@ class SealedPack:
     blob_id: BlobId
     body: memoryview
     """Preamble and contents, in `buffer`."""
-    tail: bytes
+    tail: tuple[bytes, bytes, bytes]
     """Padding, sealed local index, postamble."""
     buffer: mmap.mmap
 
     @property
     def length(self) -> int:
         """Bytes of the blob."""
-        return len(self.body) + len(self.tail)
+        return len(self.body) + sum(map(len, self.tail))
 
 
 class OpenPack:
@@ -140,5 +140,4 @@ class OpenPack:
         sealed = pack_format.cipher.seal(local_index, iv)
         padding = random(padding_length(self.length))
         postamble = encode_postamble(Postamble(iv, self.length + len(padding), len(sealed)))
-        tail = b"".join((padding, sealed, postamble))
-        return SealedPack(self.blob_id, self.view[: self.length], tail, self.buffer)
+        return SealedPack(self.blob_id, self.view[: self.length], (padding, sealed, postamble), self.buffer)

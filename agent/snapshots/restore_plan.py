@@ -17,7 +17,7 @@ import msgspec
 
 from agent.repository.ids import ContentId
 
-WINDOW_FILES = 4_096
+WINDOW_FILES = 1_024
 WINDOW_BYTES = 64 << 20
 STACK_BLOCK = 2_048
 

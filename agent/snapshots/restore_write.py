@@ -27,7 +27,7 @@ from agent.volumes.file_write import FileWriter, Metadata
 from agent.volumes.tree_write import DirectoryWriter, NewEntry, Written, target_error
 
 SMALL_FILE = 1 << 20
-BATCH_FILES = 512
+BATCH_FILES = 256
 BATCH_BYTES = 1 << 20
 PENDING_BYTES = 2 << 20
 

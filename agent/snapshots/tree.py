@@ -15,7 +15,7 @@ from agent.repository.ids import ObjectId
 from agent.snapshots.directory import DirectoryParser
 from agent.snapshots.model import DIRECTORY, Entry, decode_entry
 
-BATCH_ENTRIES = 512
+BATCH_ENTRIES = 128
 
 
 class Objects(Protocol):

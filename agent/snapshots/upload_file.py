@@ -65,7 +65,8 @@ class FileUploads:
         self._sink = sink
         self._cancellation = cancellation
         self._progress = progress
-        self._threads = threads
+        self.threads = threads
+        """That read, and as many that hash."""
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="upload")
         self._helpers = ThreadPoolExecutor(threads, thread_name_prefix="hash")
         # Each worker holds at most one; what is left is handed to helpers.
@@ -269,7 +270,7 @@ class FileUploads:
             end = start + plan.part_size if number + 1 < count else None
             self._stream.read(opened, start, end, holes=holes, plan=plan, chunks=file.parts[number])
 
-        self._side_by_side(PartQueue(count), read, min(count, self._threads), self._workers)
+        self._side_by_side(PartQueue(count), read, min(count, self.threads), self._workers)
 
     @staticmethod
     def _side_by_side(queue: PartQueue, read: Callable[[int], None], threads: int, others: Executor) -> None:

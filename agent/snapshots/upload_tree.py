@@ -45,8 +45,8 @@ from agent.volumes.tree_read import DirectoryReader, TreeEntry, Unreadable
 
 BATCH_FILES = 256
 BATCH_BYTES = 4 * 1024 * 1024
-AHEAD_ENTRIES = 16_384
-"""Entries that the walk may be ahead of what is done."""
+AHEAD_ENTRIES = 4 * BATCH_FILES
+"""Entries that the walk may be ahead of what is done, for each thread that reads."""
 _POLL = 0.2
 _MAX_WARNINGS = 1000
 _UNKNOWN_TYPE = "unknown or unsupported entry type"
@@ -94,6 +94,7 @@ class TreeUpload:
         self._run = run
         self._queue: deque[Span | Frame] = deque()
         self._ahead = 0
+        self._most_ahead = AHEAD_ENTRIES * run.uploads.threads
         self._unclosed: dict[Frame, None] = {}
         self._root: Entry | None = None
         self.stats = RunStats()
@@ -138,7 +139,7 @@ class TreeUpload:
             frame.parents = []
             self._queue.append(frame)
             self._ahead += 1
-            self._drain(AHEAD_ENTRIES)
+            self._drain(self._most_ahead)
         self._drain(0)
 
     def _walk(self, frame: Frame) -> Iterator[Frame]:
@@ -172,7 +173,7 @@ class TreeUpload:
                     files.append(entry)
             if files:
                 self._files(frame, files)
-            self._drain(AHEAD_ENTRIES)
+            self._drain(self._most_ahead)
 
     def _enter(self, frame: Frame, entry: TreeEntry) -> Frame | None:
         """A subdirectory that is to be walked; None when it cannot be read."""

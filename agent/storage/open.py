@@ -11,12 +11,13 @@ from agent.base.clock import Clock, SystemClock
 from agent.base.errors import UsageError
 from agent.base.hold import Hold
 from agent.storage.base import BlobStorage
+from agent.storage.deferred import DeferredStorage
 from agent.storage.filesystem import FilesystemStorage
 from agent.storage.limit import LimitedStorage, Limits
 from agent.storage.meter import MeteredStorage
 from agent.storage.pace import Pace
 from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
-from agent.storage.s3_config import S3Config, parse_s3_url, split_url
+from agent.storage.s3_config import PARALLEL_PUTS, S3Config, parse_s3_url, split_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,8 @@ async def open_storage(url: str, *, create: bool = False, options: StorageOption
     """The storage at `url`: `file:///abs/path` or `s3://bucket/prefix?…` (see `parse_s3_url`), with all wrappers.
 
     `create` makes a missing folder; buckets are never made. Raises `UsageError` for a URL that cannot be understood,
-    `BucketNotFound`, `AccessDenied` and the other leaves of `StorageError`.
+    and for a folder the leaves of `StorageError`; those of a bucket, `BucketNotFound` and `AccessDenied` among them,
+    come from the first call, which connects.
     """
     options = options or StorageOptions()
     parts = split_url(url)
@@ -74,12 +76,19 @@ async def open_storage(url: str, *, create: bool = False, options: StorageOption
 
 
 async def open_s3_storage(config: S3Config, *, options: StorageOptions | None = None) -> StorageStack:
-    """The bucket that `config` describes, for callers that hold keys and other secrets, with all wrappers."""
-    from agent.storage.s3 import S3Storage  # noqa: PLC0415  # slow to import
+    """The bucket that `config` describes, for callers that hold keys and other secrets, with all wrappers.
 
+    The first call connects, and raises what keeps it from that.
+    """
     options = options or StorageOptions()
     pace, retrier = Pace(options.clock, hold=options.hold), options.retrier()
-    return StorageStack(await S3Storage.open(config, pace, retrier.for_parts()), retrier, pace, options)
+
+    async def connect() -> BlobStorage:
+        from agent.storage.s3 import S3Storage  # noqa: PLC0415  # slow to import
+
+        return await S3Storage.open(config, pace, retrier.for_parts())
+
+    return StorageStack(DeferredStorage(config.location, PARALLEL_PUTS, connect), retrier, pace, options)
 
 
 def folder_of(url: str) -> str:

@@ -30,7 +30,7 @@ from agent.storage.pace import Pace
 from agent.storage.retry import Retrier, RetryPolicy
 from agent.storage.s3_body import PiecewiseBody, checksum_option, digest
 from agent.storage.s3_client import open_client
-from agent.storage.s3_config import AUTO_REGION, S3Config
+from agent.storage.s3_config import AUTO_REGION, PARALLEL_PUTS, S3Config
 from agent.storage.s3_errors import TRANSLATED, response_code, right_region, storage_error
 from agent.storage.s3_multipart import PartUploader
 from agent.storage.s3_placement import MAX_PLACEMENT_LENGTH, PLACEMENT_FILE, Placement, parse_placement
@@ -110,8 +110,8 @@ class S3Storage:
 
     @property
     def parallel_puts(self) -> int:
-        """While one waits for its answer, another sends."""
-        return 2
+        """As `s3_config` says."""
+        return PARALLEL_PUTS
 
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """One ranged GET; a look-up when no bytes are asked for."""

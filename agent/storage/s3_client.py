@@ -20,6 +20,7 @@ from aiobotocore.parsers import AioResponseParserFactory
 from aiobotocore.session import AioSession
 from botocore.utils import parse_timestamp
 
+from agent import _native
 from agent.base.errors import BadCertificate
 from agent.storage.s3_config import AUTO_REGION, S3Config
 from agent.storage.s3_models import LeanLoader
@@ -78,6 +79,7 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
     events.register("before-sign.s3.DeleteObjects", _add_content_md5)
     events.register("before-send.s3", _expect_nothing)
     events.register("before-call.s3.HeadBucket", _follow_no_redirect)
+    _native.return_free_pages()  # of the models' text nothing is kept
     return client
 
 

@@ -13,6 +13,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from agent.base.errors import UsageError
 
 AUTO_REGION = "auto"
+PARALLEL_PUTS = 2
+"""Large puts at once that are of use: while one waits for its answer, another sends."""
 CHECKSUMS = frozenset({"", "MD5", "CRC32", "CRC32C", "SHA1", "SHA256"})
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]\Z")

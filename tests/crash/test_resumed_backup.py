@@ -43,7 +43,7 @@ async def test_a_killed_backup_is_gone_on_with_from_what_it_left(
     tmp_path: Path, data: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:
     monkeypatch.setattr(walk, "AHEAD_ENTRIES", 10)
-    often = {**options, "checkpoint_interval": 0}
+    often = {**options, "checkpoint_interval": 0, "parallel": 1}
     empty = Store()
     await create(empty)
     whole = FaultyStorage(copied(empty))
