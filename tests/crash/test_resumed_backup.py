@@ -87,7 +87,7 @@ async def test_a_command_that_was_killed_is_gone_on_with_from_what_it_left(tmp_p
         commands.run("repository", "create", "--splitter=DYNAMIC-128K-BUZHASH")
         commands.warm_up()
         commands.run("backup", str(tmp_path / "data"), "--source=a@b:/whole")
-        for number in range(10):
+        for number in range(40):  # until enough were killed behind a checkpoint
             backup = ("backup", str(tmp_path / "data"), f"--source=a@b:/{number}", "--parallel=1")
             if not commands.kill(rng.uniform(0.3, 1), *backup, "--checkpoint-interval=0s"):
                 continue
