@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.agent_switch import STOCK, AgentSwitch
 from tests.e2e.cluster import Cluster
 from tests.e2e.direct import jobs_of
+from tests.e2e.guide import Guide, Seat
 from tests.e2e.node_faults import NodeFaults, node_faults
 from tests.e2e.object_store import ObjectStore
 from tests.e2e.velero import Velero
@@ -45,6 +47,18 @@ def agents(cluster: Cluster) -> Iterator[AgentSwitch]:
     switch = AgentSwitch(cluster)
     yield switch
     switch.restore()
+
+
+@pytest.fixture
+def guide(cluster: Cluster, tmp_path: Path) -> Guide:
+    return Guide(cluster, tmp_path)
+
+
+@pytest.fixture
+def seat(agents: AgentSwitch, cluster: Cluster, guide: Guide) -> Iterator[Seat]:
+    seat = Seat(cluster, guide, agents)
+    yield seat
+    seat.restore()
 
 
 Comparison = Callable[[dict[str, Content], dict[str, Content]], None]

@@ -8,12 +8,23 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from agent.testing.control_plane_process import tool
-from tests.e2e.agent_switch import OURS
-from tests.e2e.cluster import VELERO_NAMESPACE, Cluster
+from tests.e2e.agent_switch import OURS, STOCK, AgentSwitch
+from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object
 from tests.e2e.workload import IMAGE
 from tests.shell_blocks import ROOT, of, script
+
+_UNTIL_READY: Final = 240
+"""Seconds; an agent that could not say that it ended is waited for."""
+_CLEAR: Final = (
+    "kubectl -n velero delete daemonset node-agent --ignore-not-found",
+    "kubectl -n velero wait --for=delete pods -l role=node-agent --timeout=150s",
+    "for release in $(helm list -n velero --short); do helm uninstall -n velero $release; done",
+    'kubectl delete --ignore-not-found -k "$MANIFESTS"',
+    "kubectl -n velero delete leases -l app.kubernetes.io/name=lighterage",
+)
 
 
 def blocks_of(page: str) -> list[str]:
@@ -48,12 +59,12 @@ class Guide:
         programs = [str(tool(name).parent) for name in ("helm", "grpcurl")]
         self._path = ":".join([os.environ["PATH"], *programs, str(Path(sys.executable).parent)])
 
-    def overlay(self, name: str, *changes: Mapping[str, object]) -> Path:
-        """The folder of a kustomization: our manifests with the image under test, and with changes of the DaemonSet."""
+    def overlay(self, name: str, *changes: Mapping[str, object], base: str = "daemonset") -> Path:
+        """The folder of a kustomization: manifests of ours with the image under test, and changes of the DaemonSet."""
         made = self._folder / name
         made.mkdir()
         kustomization: dict[str, object] = {
-            "resources": [os.path.relpath(ROOT / "deploy" / "daemonset", made.resolve())],
+            "resources": [os.path.relpath(ROOT / "deploy" / base, made.resolve())],
             "images": [{"name": "lighterage", "newName": self._repository, "newTag": self._tag}],
             "patches": [{"target": {"kind": "DaemonSet", "name": "node-agent"}, "patch": json.dumps(changes)}],
         }
@@ -78,3 +89,40 @@ class Guide:
         )
         assert done.returncode == 0, f"{page}: status {done.returncode}\n{text}\n{done.stdout[-3000:]}"
         return done.stdout
+
+
+class Seat:
+    """The DaemonSet `node-agent`: whoever sits there meanwhile, the one under test comes back."""
+
+    def __init__(self, cluster: Cluster, guide: Guide, agents: AgentSwitch) -> None:
+        self._cluster = cluster
+        self._guide = guide
+        self._agents = agents
+        found = cluster.get("DaemonSet", "node-agent", VELERO_NAMESPACE)
+        assert found is not None
+        kept = ("name", "namespace", "labels")
+        self._before: Object = {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {name: found["metadata"].get(name) for name in kept},
+            "spec": found["spec"],
+        }
+
+    def stock(self) -> None:
+        """As `velero install` leaves it."""
+        self._agents.use(STOCK)
+
+    def ready(self) -> str:
+        """The name of the agent's pod, when it runs."""
+        self._agents.wait_until_ready(_UNTIL_READY)
+        return agent_pod(self._cluster)
+
+    def clear(self) -> None:
+        """As where there never was an agent: nothing of our manifests, and no release of the chart."""
+        for command in _CLEAR:
+            self._guide.run("docs/install.md", command)
+
+    def restore(self) -> None:
+        self.clear()
+        self._cluster.create(self._before)
+        self._agents.wait_until_ready(_UNTIL_READY)

@@ -14,11 +14,10 @@ import pytest
 import yaml
 
 from agent.testing.control_plane_keys import Keys
-from tests.e2e.agent_switch import STOCK, AgentSwitch
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object
 from tests.e2e.conftest import Comparison
 from tests.e2e.direct import data_upload
-from tests.e2e.guide import Guide, agent_pod, blocks_of
+from tests.e2e.guide import Guide, Seat, agent_pod, blocks_of
 from tests.e2e.node_faults import NodeFaults
 from tests.e2e.velero import MOVE, Velero
 from tests.e2e.workload import Workload
@@ -32,22 +31,8 @@ DISTURBING: Final = {
     *(AGENT_DOWN, ABSENT, LEFTOVERS),
 }
 PLACE: Final = f"--namespace={VELERO_NAMESPACE}"
-_UNTIL_READY: Final = 240
-"""Seconds; an agent that could not say that it ended is waited for."""
-_CLEAR: Final = (
-    "kubectl -n velero delete daemonset node-agent --ignore-not-found",
-    "kubectl -n velero wait --for=delete pods -l role=node-agent --timeout=150s",
-    "for release in $(helm list -n velero --short); do helm uninstall -n velero $release; done",
-    'kubectl delete --ignore-not-found -k "$MANIFESTS"',
-    "kubectl -n velero delete leases -l app.kubernetes.io/name=lighterage",
-)
 OWN_CONFIGURATION: Final = "lighterage-config"
 STOCK_CONFIGURATION: Final = "node-agent-config"
-
-
-@pytest.fixture
-def guide(cluster: Cluster, tmp_path: Path) -> Guide:
-    return Guide(cluster, tmp_path)
 
 
 @pytest.fixture
@@ -91,50 +76,6 @@ def test_pages_that_only_look_are_run_as_they_stand(app: Workload, guide: Guide,
 
 
 # ---- pages that change the agent ----
-
-
-class Seat:
-    """The DaemonSet `node-agent`: whoever sits there meanwhile, the one under test comes back."""
-
-    def __init__(self, cluster: Cluster, guide: Guide, agents: AgentSwitch) -> None:
-        self._cluster = cluster
-        self._guide = guide
-        self._agents = agents
-        found = cluster.get("DaemonSet", "node-agent", VELERO_NAMESPACE)
-        assert found is not None
-        kept = ("name", "namespace", "labels")
-        self._before: Object = {
-            "apiVersion": "apps/v1",
-            "kind": "DaemonSet",
-            "metadata": {name: found["metadata"].get(name) for name in kept},
-            "spec": found["spec"],
-        }
-
-    def stock(self) -> None:
-        """As `velero install` leaves it."""
-        self._agents.use(STOCK)
-
-    def ready(self) -> str:
-        """The name of the agent's pod, when it runs."""
-        self._agents.wait_until_ready(_UNTIL_READY)
-        return agent_pod(self._cluster)
-
-    def clear(self) -> None:
-        """As where there never was an agent: nothing of our manifests, and no release of the chart."""
-        for command in _CLEAR:
-            self._guide.run("docs/install.md", command)
-
-    def restore(self) -> None:
-        self.clear()
-        self._cluster.create(self._before)
-        self._agents.wait_until_ready(_UNTIL_READY)
-
-
-@pytest.fixture
-def seat(agents: AgentSwitch, cluster: Cluster, guide: Guide) -> Iterator[Seat]:
-    seat = Seat(cluster, guide, agents)
-    yield seat
-    seat.restore()
 
 
 @pytest.mark.disturbing
