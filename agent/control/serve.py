@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,8 +37,6 @@ SERVICES: Final = tuple(
 """Full names of ours."""
 _MOST_CALLS = 100
 _GRACE_SECONDS = 1.0
-_CANCEL_SECONDS = 4.0
-"""Until all calls that were canceled after that have ended."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 1 << 16),
     ("grpc.max_concurrent_streams", _MOST_CALLS),
@@ -111,10 +108,7 @@ async def _running(server: grpc.aio.Server) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        # gRPC has been seen to wait for calls that had ended; an agent that ends does not.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE_SECONDS + _CANCEL_SECONDS):
-                await server.stop(_GRACE_SECONDS)
+        await server.stop(_GRACE_SECONDS)
 
 
 async def _server(parts: Parts, clock: Clock, gate: Gate) -> grpc.aio.Server:
