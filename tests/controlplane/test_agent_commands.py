@@ -26,6 +26,7 @@ from agent.control.rights import GROUP
 from agent.testing.control_plane import ControlPlane
 from agent.testing.control_plane_process import eventually
 from agent.testing.s3_server import free_ports
+from tests.agent_commands import APP, COMMANDS
 from tests.controlplane.agents import LIGHTER
 from tests.controlplane.control_agents import ControlAgents, control_agents, right, storage
 from tests.unit.movers.moving_kit import backup_of, done, new_repository, running
@@ -34,22 +35,9 @@ NAMESPACE: Final = "agent-commands"
 DOWN: Final = "n3"
 """Its pod runs, and nothing listens in it."""
 ADDRESSES: Final = {"n1": "127.0.0.1", "n2": "127.0.0.2", DOWN: "127.0.0.3"}
-APP: Final = ("--volume-namespace", "app")
 PODS: Final = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}
 EXEC: Final = {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]}
 EVERYTHING: Final = {"apiGroups": [GROUP], "resources": ["*"], "verbs": ["*"]}
-COMMANDS: Final = {
-    "status": (),
-    "jobs": (),
-    "watch": ("--until-finished",),
-    "cancel": ("du/one",),
-    "pause": ("du/one",),
-    "resume": ("du/one",),
-    "limits": (),
-    "ls": APP,
-    "cat": ("s/f", *APP),
-    "restore": ("s", *APP, "--pod", "app/web", "--volume", "html"),
-}
 
 
 @dataclass(frozen=True)

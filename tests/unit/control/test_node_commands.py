@@ -19,24 +19,10 @@ from agent.cli.agent_job import JobInfo
 from agent.cli.agent_jobs import JobsResult
 from agent.cli.agent_snapshots import RemoteFile, RemoteList, RemoteRestore
 from agent.cli.agent_state import LimitsResult, StatusResult
+from tests.agent_commands import COMMANDS
 from tests.unit.control.nodes_kit import TOKEN, ApiServer, agent_of, lighter
 from tests.unit.control.tls_kit import ALICE, Authority, TlsAgent
 
-APP = ("--volume-namespace", "app")
-INTO = ("--pod", "app/web", "--volume", "html")
-COMMANDS = {
-    "status": (),
-    "jobs": (),
-    "watch": ("--until-finished",),
-    "cancel": ("du/one",),
-    "pause": ("du/one",),
-    "resume": ("du/one",),
-    "limits": (),
-    "ls": APP,
-    "cat": ("s/f", *APP),
-    "restore": ("s", *APP, *INTO),
-}
-"""With what each needs."""
 OF_MANY = {"status", "jobs", "watch"}
 """Those that may be about several agents."""
 
