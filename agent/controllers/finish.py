@@ -27,6 +27,7 @@ from agent.controllers.job import (
 from agent.controllers.kind import JobKind
 from agent.controllers.memory import Remembered, Verdict
 from agent.controllers.moving import Failed, Moved, Outcome
+from agent.controllers.reasons import in_the_cluster
 from agent.controllers.sources import pod_versions
 from agent.exposers.contract import Broken, Done, Waiting
 from agent.kube.job import Phase
@@ -94,7 +95,7 @@ class Finisher(Generic[JobT]):
         if isinstance(outcome, Failed):
             if isinstance(outcome.error, CanceledError):
                 return await self._stopped(job, memory, canceled, str(outcome.error))
-            return await self.fail(job, memory, outcome.error)
+            return await self.fail(job, memory, in_the_cluster(job, outcome.error))
         result = outcome.result
         if isinstance(result, BackupResult) and result.incomplete:
             return await self._stopped(job, memory, canceled, f"the backup is incomplete: {result.incomplete}")

@@ -9,6 +9,7 @@ Everything that waits has a reason that ends up in the object, and a bound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
@@ -46,11 +47,10 @@ from agent.controllers.reasons import cancel_reason, cause, taken_away
 from agent.controllers.rescue import Rescuer
 from agent.controllers.sources import pod_versions
 from agent.controllers.spans import with_trace
+from agent.controllers.stock import volume_in
 from agent.exposers.contract import Broken, Ready, Runner, Waiting
 from agent.kube.job import NodeOS, Phase
 from agent.kube.meta import Key
-from agent.kube.pods import Pod
-from agent.kube.volumes import VolumeMode
 
 __all__ = ["Context", "Machine", "NodeLiveness", "Timing"]
 
@@ -210,15 +210,18 @@ class Machine(Generic[JobT]):
         return Waiting(f"the agent of node {node} has to take over")
 
     async def _checked(self, job: JobT, memory: Remembered[JobT]) -> LighterageError | None:
-        """What is known to be wrong before anything is exposed; what may heal is not."""
-        if memory.exposed:
+        """What is known to be wrong although nothing is exposed yet; what may heal is asked for again meanwhile."""
+        if (now := self._context.clock.monotonic()) < memory.check_from:
             return None
         try:
-            return await self._patiently(memory, self._context.check(job))
+            refused = await self._patiently(memory, self._context.check(job))
         except KubeError:
             raise
         except LighterageError as error:
+            memory.check_from = now + self._context.timing.look_again
             return None if error.retryable else error
+        memory.check_from = math.inf
+        return refused
 
     async def _prepared(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context, job_id = self._context, self._id(job)
@@ -309,7 +312,7 @@ class Machine(Generic[JobT]):
         """The agent was restarted while this ran: the engine goes on from what is in the repository already."""
         limit = self._context.timing.restart
         pod = self._context.stock.pod_of(self._kind.pod_label, job)
-        ready = await self._volume(job, memory, limit) if pod is None else self._in_stock_pod(job, pod)
+        ready = await self._volume(job, memory, limit) if pod is None else volume_in(pod, job)
         if isinstance(ready, Ready) and ready.node != self._context.node:
             return await self._hand_over(job, memory, ready.node)
         order = await self._order(job, memory, ready, limit) if isinstance(ready, Ready) else ready
@@ -319,13 +322,6 @@ class Machine(Generic[JobT]):
             order = replace(order, runner=self._context.stock.follower(pod))
         self._context.slots.take(self._id(job), self._kind.namespace(job))
         return self._start(job, order)
-
-    def _in_stock_pod(self, job: JobT, pod: Pod) -> Ready:
-        """Where a stock mover has the volume: only what kind of work it is matters to who follows it."""
-        path = f"/{job.metadata.uid}"
-        return Ready(
-            node=self._context.node, mode=VolumeMode.FILESYSTEM, path=path, runner=Runner.POD, pod=pod.key.name
-        )
 
     def _start(self, job: JobT, order: Order) -> Again:
         key = job.key

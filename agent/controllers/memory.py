@@ -53,6 +53,8 @@ class Remembered(Generic[JobT]):
     waiting: str = ""
     """What it waits for."""
     waiting_told: float | None = None
+    check_from: float = 0.0
+    """When it is asked again whether something is known to be wrong with it: never again once nothing was."""
     exposed: bool = False
     """Whether this agent may have made something for it that is not known to be removed."""
     trying: float | None = None

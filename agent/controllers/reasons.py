@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from agent.base.errors import LighterageError, VolumeTakenAway
+from agent.base.errors import LighterageError, SnapshotNotFound, VolumeTakenAway, WrongPassword
 from agent.controllers.job import Job, is_deleted
 from agent.exposers.contract import Broken, Waiting
+from agent.movers.pod_protocol import PASSWORD_SECRET
 
 _MAX_SENTENCE = 400
 _UNBOUND = "persistentvolumeclaim"
@@ -36,3 +37,19 @@ def taken_away(error: LighterageError, state: Waiting | Broken) -> VolumeTakenAw
     why = state.reason if isinstance(state, Waiting) else str(state.error)
     said = f"{error.code}: {error.message}"
     return VolumeTakenAway(f"{why}, while the job ran ({said})", hint="see who deleted it, and repeat the job")
+
+
+def in_the_cluster(job: Job, error: LighterageError) -> LighterageError:
+    """What a worker said, which knows only a repository, with the objects of the cluster that a person looks at."""
+    where = f"in the backup storage location {job.spec.backup_storage_location}"
+    if isinstance(error, WrongPassword):
+        secret = f"{job.metadata.namespace}/{PASSWORD_SECRET}"
+        return WrongPassword(
+            f"the password in the Secret {secret} does not open the repository {where}",
+            hint="it has to be the one with which that repository was made",
+        )
+    if isinstance(error, SnapshotNotFound):
+        return SnapshotNotFound(
+            f"{error.message} {where}", hint="it was deleted, or the location is not that of the backup any more"
+        )
+    return error

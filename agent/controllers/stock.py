@@ -14,9 +14,11 @@ from agent.base.clock import Clock
 from agent.base.errors import KubeConflict, KubeNotFound
 from agent.controllers.job import Job
 from agent.controllers.sources import NodePods, pods_of
+from agent.exposers.contract import Ready, Runner
 from agent.kube.api import KubeApi
 from agent.kube.pods import Pod
 from agent.kube.resource import PODS
+from agent.kube.volumes import VolumeMode
 from agent.movers.runner import WorkRunner
 from agent.movers.stock_pod import StockPodFollower, is_stock_mover
 
@@ -42,3 +44,10 @@ class StockMovers:
         """Before it begins."""
         with suppress(KubeNotFound, KubeConflict):
             await self.api.delete(PODS, pod.key, uid=pod.metadata.uid)
+
+
+def volume_in(pod: Pod, job: Job) -> Ready:
+    """Where a stock mover has the volume of `job`: only what kind of work it is matters to who follows it."""
+    path = f"/{job.metadata.uid}"
+    node, name = pod.spec.node_name, pod.metadata.name
+    return Ready(node=node, mode=VolumeMode.FILESYSTEM, path=path, runner=Runner.POD, pod=name)

@@ -14,13 +14,13 @@ from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.copies import copy_for, remove_copies
 from agent.exposers.diagnosis import Involved, diagnose
 from agent.exposers.discard import volume_of
-from agent.exposers.events import last_warning
 from agent.exposers.host_path import csi_volume_path
 from agent.exposers.hosting_pod import SNAPSHOT_GROUP, ClaimVolume, PodRequest, hosting_pod, runner_of, volume_path
 from agent.exposers.made import find, find_made, is_being_deleted, is_made_for, make, request_removal
 from agent.exposers.mover_secrets import mover_credential
 from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
+from agent.exposers.provisioning import why_unprovisioned
 from agent.exposers.settings import ExposerSettings
 from agent.exposers.snapshot_claim import ClaimPlan, SnapshotClaims, snapshot_claim
 from agent.exposers.snapshot_handover import SnapshotHandover, Source, source_key
@@ -199,13 +199,10 @@ class CsiSnapshotExposer:
         return await self._settings.volumes.find(uid, volume, mode)
 
     async def _why_unbound(self, job: DataUpload, claim: PersistentVolumeClaim) -> Waiting | None:
-        """What keeps a claim from getting its volume, in the cluster's words; None when nothing is known."""
+        """What keeps a claim from getting its volume; None when nothing is known."""
         snapshot = await find(self._api, VOLUME_SNAPSHOTS, job.key)
         waiting = state_of_snapshot(self._settings.clock, snapshot) if snapshot is not None else None
-        if waiting is not None:
-            return waiting
-        warning = await last_warning(self._api, self._settings.clock, claim)
-        return Waiting(f"the claim {claim.key} is {claim.status.phase or 'new'}: {warning}") if warning else None
+        return waiting or await why_unprovisioned(self._api, self._settings.clock, claim)
 
     def _comes_first(self, job: DataUpload, claim: PersistentVolumeClaim | None) -> bool:
         """Whether the snapshot has to wait until the claim that was made from it is gone."""

@@ -29,7 +29,7 @@ async def events_of(api: KubeApi, obj: KubeObject) -> list[Event]:
         page = await api.list(EVENTS, obj.metadata.namespace or _DEFAULT_NAMESPACE, selector=selector)
     except KubeForbidden:
         return []
-    return sorted(page.items, key=_last_seen, reverse=True)
+    return sorted(page.items, key=last_said, reverse=True)
 
 
 async def last_warning(api: KubeApi, clock: Clock, obj: KubeObject) -> str:
@@ -37,12 +37,27 @@ async def last_warning(api: KubeApi, clock: Clock, obj: KubeObject) -> str:
 
     Of what was made a moment ago nothing is asked: what is said of it now mostly passes, and events are dear to list.
     """
-    made = obj.metadata.creation_timestamp
-    if made is not None and (clock.now_ns() - ns_from_time(made)) / 1e9 < _QUIET_SECONDS:
+    if _is_new(clock, obj):
         return ""
     for event in await events_of(api, obj):
         return words_of(event) if event.type == "Warning" else ""
     return ""
+
+
+async def warnings_of(api: KubeApi, clock: Clock, obj: KubeObject) -> list[Event]:
+    """All warnings about this object, the latest first, whatever was said since; see `last_warning` for new ones."""
+    return [] if _is_new(clock, obj) else [event for event in await events_of(api, obj) if event.type == "Warning"]
+
+
+def first_said(event: Event) -> datetime:
+    """When an event that may have come again and again was first told."""
+    return event.first_timestamp or event.event_time or event.metadata.creation_timestamp or _LONG_AGO
+
+
+def last_said(event: Event) -> datetime:
+    """When it was told last."""
+    series = event.series.last_observed_time if event.series is not None else None
+    return series or event.last_timestamp or event.event_time or event.metadata.creation_timestamp or _LONG_AGO
 
 
 def words_of(event: Event) -> str:
@@ -56,6 +71,6 @@ def clip(text: str) -> str:
     return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
 
 
-def _last_seen(event: Event) -> datetime:
-    series = event.series.last_observed_time if event.series is not None else None
-    return series or event.last_timestamp or event.event_time or event.metadata.creation_timestamp or _LONG_AGO
+def _is_new(clock: Clock, obj: KubeObject) -> bool:
+    made = obj.metadata.creation_timestamp
+    return made is not None and (clock.now_ns() - ns_from_time(made)) / 1e9 < _QUIET_SECONDS

@@ -17,13 +17,13 @@ from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.copies import Wanted, copy_for, remove_copies
 from agent.exposers.diagnosis import Involved, diagnose
 from agent.exposers.discard import throw_away
-from agent.exposers.events import last_warning
 from agent.exposers.host_path import csi_volume_path
 from agent.exposers.hosting_pod import RESTORE_GROUP, ClaimVolume, PodRequest, hosting_pod, runner_of, volume_path
 from agent.exposers.made import find, find_made, is_being_deleted, is_made_for, made_for, make, request_removal
 from agent.exposers.mover_secrets import mover_credential
 from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
+from agent.exposers.provisioning import why_unprovisioned
 from agent.exposers.rebind import hand_over, settle, target_of, tracked_volumes
 from agent.exposers.restore_claims import (
     DEFAULT_CACHE_MB,
@@ -202,8 +202,7 @@ class GenericRestoreExposer:
         """What the provisioner says is more telling than what the scheduler does."""
         if claim.status.phase == "Lost":
             return Broken(ProvisioningFailed(f"the claim {claim.key} has lost its volume"))
-        words = await last_warning(self._settings.api, self._settings.clock, claim)
-        return Waiting(f"the claim {claim.key} has no volume yet: {words}") if words else state
+        return await why_unprovisioned(self._settings.api, self._settings.clock, claim) or state
 
     def _copies(self) -> Wanted:
         config = self._settings.config().restore_pvc

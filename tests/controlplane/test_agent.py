@@ -13,9 +13,7 @@ from typing import Any, cast
 import pytest
 
 from agent.kube.job import Phase
-from agent.kube.pods import Pod
 from agent.kube.resource import (
-    CONFIG_MAPS,
     DAEMON_SETS,
     DATA_DOWNLOADS,
     DATA_UPLOADS,
@@ -30,24 +28,9 @@ from agent.testing.control_plane_velero import NAMESPACE
 from agent.testing.s3_server import free_ports
 from tests.controlplane.agents import LIGHTER, STOCK_CONFIG
 from tests.controlplane.cluster import Cluster
+from tests.controlplane.objects import make, waiting_pod
 
 KINDS: tuple[Resource[Any], ...] = (DATA_UPLOADS, DATA_DOWNLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES)
-
-
-def make(cluster: Cluster, resource: Resource[Any], kind: str, name: str, spec: dict[str, Any]) -> None:
-    """An object as the server makes it, but for its labels; it belongs to a stand-in of a Restore, called `owner`."""
-    owner: dict[str, Any] = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "owner", "namespace": NAMESPACE},
-    }
-    cluster.plane.apply(owner)
-    uid = cluster.get(CONFIG_MAPS, "owner", NAMESPACE).metadata.uid
-    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}
-    labels = {"velero.io/pod-uid": spec["pod"]["uid"]} if "pod" in spec else {}
-    metadata = {"name": name, "namespace": NAMESPACE, "labels": labels, "ownerReferences": [reference]}
-    manifest = {"apiVersion": resource.api_version, "kind": kind, "metadata": metadata, "spec": spec}
-    cluster.plane.apply(cast(Any, manifest))
 
 
 def wait_failed(cluster: Cluster, resource: Resource[Any], name: str, seconds: float = 60.0) -> str:
@@ -192,33 +175,6 @@ def test_check_30_a_restore_of_an_unknown_snapshot_fails_fast(cluster: Cluster, 
     make(cluster, DATA_DOWNLOADS, "DataDownload", name, spec)
     assert wait_failed(cluster, DATA_DOWNLOADS, name).startswith("snapshot.not-found")
     cluster.assert_clean()
-
-
-def waiting_pod(cluster: Cluster, namespace: str) -> Pod:
-    """A pod as Velero restores it: its first container waits for the volume `data`."""
-    init = {
-        "name": "restore-wait",
-        "image": "velero",
-        "command": ["/velero-restore-helper"],
-        "args": ["restore-uid"],
-        "securityContext": {"runAsUser": 1000},
-        "volumeMounts": [{"name": "data", "mountPath": "/restores/data"}],
-    }
-    spec = {
-        "initContainers": [init],
-        "containers": [{"name": "main", "image": "app"}],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
-        "terminationGracePeriodSeconds": 0,
-    }
-    metadata = {"name": "waiting", "namespace": namespace}
-    cluster.plane.apply(cast(Any, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
-
-    def waits() -> bool:
-        states = cluster.get(PODS, "waiting", namespace).status.init_container_statuses
-        return bool(states) and states[0].state.running is not None
-
-    cluster.eventually("restore-wait runs", waits)
-    return cluster.get(PODS, "waiting", namespace)
 
 
 @pytest.mark.check(36)

@@ -8,6 +8,7 @@ import (
 	"log"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +21,8 @@ import (
 //
 //	{"fail": {"CreateVolume": "the backend is full"}, "delaySeconds": {"NodeStageVolume": 5}, "snapshotReadySeconds": 20}
 //
-// Calls are named as in the CSI specification. A test replaces the file by renaming another one onto it.
+// Calls are named as in the CSI specification. A message that begins with the name of a code, as "INVALID_ARGUMENT: …",
+// fails with that code, any other with INTERNAL. A test replaces the file by renaming another one onto it.
 //
 // A test beside others asks for faults of its own volumes with a class: parameters of a StorageClass or a
 // VolumeSnapshotClass named "fail-<call>" hold the message, "snapshotReadySeconds" works as above, and "limited" gives
@@ -74,10 +76,20 @@ func (f faults) interceptor(ctx context.Context, request any, call *grpc.UnarySe
 	}
 	for _, message := range []string{asked.Fail[name], parameter(request, failParameter+name)} {
 		if message != "" {
-			return nil, status.Error(codes.Internal, message)
+			return nil, failure(message)
 		}
 	}
 	return handle(ctx, request)
+}
+
+// failure is the error that a message asks for.
+func failure(message string) error {
+	name, rest, found := strings.Cut(message, ": ")
+	var code codes.Code
+	if !found || code.UnmarshalJSON([]byte(strconv.Quote(name))) != nil {
+		return status.Error(codes.Internal, message)
+	}
+	return status.Error(code, rest)
 }
 
 // parameter is what the class behind a request says, or nothing.

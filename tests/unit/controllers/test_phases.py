@@ -267,14 +267,17 @@ async def test_a_path_that_is_missing_in_a_volume_that_is_there_is_reported_as_t
     assert message.startswith("volume.not-found: there is nothing")
 
 
-async def test_an_error_of_the_worker_is_the_message(cluster: Cluster) -> None:
+async def test_an_error_of_the_worker_is_the_message_with_what_a_person_looks_at(cluster: Cluster) -> None:
     cluster.moved.script = lambda _: Script(error=WrongPassword("the password does not open s3://b"))
     await cluster.upload("u")
     _start(cluster)
     await cluster.run(30)
     upload = await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
     assert upload.status.phase is Phase.FAILED
-    assert upload.status.message.startswith("repository.wrong-password: the password")
+    assert upload.status.message.startswith(
+        "repository.wrong-password: the password in the Secret velero/velero-repo-credentials does not open"
+        " the repository in the backup storage location default"
+    )
 
 
 async def test_a_volume_that_cannot_be_handed_over_fails_the_download(cluster: Cluster) -> None:

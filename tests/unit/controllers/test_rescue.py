@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from agent.base.errors import KubeError, KubeForbidden, KubeNotFound, LocationNotFound
+from agent.base.errors import KubeError, KubeForbidden, KubeNotFound, LocationNotFound, SecretAwaited, SecretMissing
 from agent.controllers.job import WAITING_ANNOTATION, Job
 from agent.kube.job import Phase
 from agent.kube.meta import Key
@@ -173,6 +173,23 @@ async def test_what_is_wrong_from_the_start_is_told_before_anything_is_exposed()
     upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
     assert upload.status.message.startswith("location.not-found:")
     assert ("create", "pods") not in cluster.kube.requests
+    await cluster.stop()
+
+
+async def test_what_turns_out_to_be_wrong_while_a_volume_is_waited_for_is_told_then() -> None:
+    async def check(job: Job) -> None:
+        text = "the Secret velero/keys does not exist"
+        raise SecretMissing(text) if cluster.clock.monotonic() > 30 else SecretAwaited(text)
+
+    cluster = Cluster(random.Random(1), check=check)
+    await cluster.upload("u", seconds=1_000)
+    cluster.start_agent(NODES[0])
+    await cluster.run(25)
+    assert ("create", "pods") in cluster.kube.requests
+    await cluster.run(20)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.message.startswith("location.secret-missing: the Secret velero/keys")
+    assert cluster.exposed["upload"].left == set()
     await cluster.stop()
 
 

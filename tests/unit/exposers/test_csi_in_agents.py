@@ -127,6 +127,10 @@ def _snapshot_fails(world: World) -> None:
     world.csi.faults.snapshot = "rpc error: code = Internal desc = pool is offline"
 
 
+def _volume_is_refused(world: World) -> None:
+    world.csi.faults.provisioning = "rpc error: code = InvalidArgument desc = no pool is called gold"
+
+
 def _no_node_is_allowed(world: World) -> None:
     world.configure(load_affinity=(LoadAffinity(LabelSelector(match_labels={"disk": "none-has-it"})),))
 
@@ -137,6 +141,7 @@ def _no_node_is_allowed(world: World) -> None:
     [
         (_image_is_missing, "expose.pod-failed", "is not present"),
         (_snapshot_fails, "expose.snapshot-failed", "pool is offline"),
+        (_volume_is_refused, "expose.provisioning-failed", "no pool is called gold"),
         (_no_node_is_allowed, "expose.unschedulable", "didn't match Pod's node affinity"),
     ],
 )
