@@ -32,7 +32,11 @@ class LoadConcurrencyPart(_Part, frozen=True, kw_only=True):
         tuple[NodeNumber, ...], Meta(description="other numbers for some nodes; of those that match the smallest wins")
     ] = ()
     prepare_queue_length: Annotated[
-        int, Meta(description="objects being exposed at once in the whole namespace; 0: any number")
+        int,
+        Meta(
+            description="objects being exposed at once in the whole namespace; 0: any number. As in Velero, agents"
+            " count independently: those that begin in the same moment may exceed it, until they see one another"
+        ),
     ] = 0
 
 
