@@ -189,7 +189,9 @@ class Machine(Generic[JobT]):
         if isinstance(state, LighterageError):
             return await self._finisher.end_at_once(job, memory, state)  # another agent may look at what is left of it
         if isinstance(state, Waiting):
-            return await self._wait(job, memory, state.reason)
+            again = await self._wait(job, memory, state.reason)
+            elsewhere = state.node not in {"", context.node} and not context.nodes.is_dead(state.node)
+            return max(again, context.timing.resync) if elsewhere else again
         await self._write(job, with_status(job, phase=Phase.PREPARED, node=context.node))
         return None
 
@@ -207,7 +209,7 @@ class Machine(Generic[JobT]):
         if self._context.nodes.is_dead(node):
             gone = f"the volume is mounted on the node {node}, where no agent is alive"
             return NodeLost(gone, hint="see why, or keep such volumes away from it with loadAffinity")
-        return Waiting(f"the agent of node {node} has to take over")
+        return Waiting(f"the agent of node {node} has to take over", node)
 
     async def _checked(self, job: JobT, memory: Remembered[JobT]) -> LighterageError | None:
         """What is known to be wrong although nothing is exposed yet; what may heal is asked for again meanwhile."""
@@ -426,7 +428,7 @@ class Machine(Generic[JobT]):
             return await self._finisher.fail(job, memory, why)
         return await self._wait(job, memory, why.reason)
 
-    async def _wait(self, job: JobT, memory: Remembered[JobT], reason: str) -> Again:
+    async def _wait(self, job: JobT, memory: Remembered[JobT], reason: str) -> float:
         """Keep the reason, and tell it in the object when the wait lasts."""
         context, now = self._context, self._context.clock.monotonic()
         memory.waiting = reason

@@ -32,6 +32,8 @@ class Waiting:
     """Not yet, and nothing is known to be wrong: what is waited for, for people."""
 
     reason: str
+    node: str = ""
+    """Where it happens, once that is certain: the agent of that node sees more of it, and hears of it sooner."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ async def state_of_pod(
         return await _unscheduled(api, clock, pod, reachable_from)
     warning = await last_warning(api, clock, pod)
     words = [_words_of(status) for status in pod.status.container_statuses if status.state.waiting is not None]
-    return Waiting(f"{what} starts on node {pod.spec.node_name}: {warning or ', '.join(words) or 'nothing said yet'}")
+    node = pod.spec.node_name
+    return Waiting(f"{what} starts on node {node}: {warning or ', '.join(words) or 'nothing said yet'}", node)
 
 
 async def _unscheduled(api: KubeApi, clock: Clock, pod: Pod, reachable_from: ReachableFrom) -> Waiting | Broken:

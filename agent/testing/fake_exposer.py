@@ -80,7 +80,7 @@ class FakeExposer(Generic[ObjectT]):
         if not any(owner.uid == uid for owner in pod.metadata.owner_references):
             return Waiting("a pod of an earlier object of this name is still there")
         if self._clock.monotonic() - world.running_since.setdefault(uid, self._clock.monotonic()) < script.seconds:
-            return Waiting("the volume is being made")
+            return Waiting("the volume is being made", script.node)
         if script.error is not None:
             return Broken(script.error)
         if uid not in world.volumes:

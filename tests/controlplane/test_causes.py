@@ -180,7 +180,6 @@ def work(whole_cluster: Cluster) -> Iterator[Work]:
     cluster.agents.ensure(*NODES)
     work = Work(cluster)
     healthy(work)
-    location_without_keys(cluster)
     kept = json.loads(cluster.plane.kubectl("get", "secret", PASSWORD, f"--namespace={NAMESPACE}", "-o=json"))
     try:
         with_the_password(work)
@@ -201,16 +200,18 @@ def work(whole_cluster: Cluster) -> Iterator[Work]:
 
 
 def healthy(work: Work) -> None:
-    """A repository, and volumes of classes that are well as yet."""
+    """A repository, volumes of classes that are well as yet, and a location that is not."""
+    first = work.cluster.upload(work.namespace)
     classes(work.cluster, gone="", refusing="")
     for name in ("gone", "refusing"):
         work.cluster.claim(work.namespace, name, storage_class=name)
-    assert work.cluster.wait_final(work.cluster.upload(work.namespace)).status.phase is Phase.COMPLETED
     for name in ("gone", "refusing"):
         work.cluster.eventually(
             "it is bound",
             lambda name=name: bool(work.cluster.get(PERSISTENT_VOLUME_CLAIMS, name, work.namespace).spec.volume_name),
         )
+    location_without_keys(work.cluster)
+    assert work.cluster.wait_final(first).status.phase is Phase.COMPLETED
 
 
 def with_the_password(work: Work) -> None:

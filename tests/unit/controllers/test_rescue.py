@@ -8,12 +8,21 @@ from itertools import pairwise
 
 import pytest
 
-from agent.base.errors import KubeError, KubeForbidden, KubeNotFound, LocationNotFound, SecretAwaited, SecretMissing
+from agent.base.errors import (
+    KubeError,
+    KubeForbidden,
+    KubeNotFound,
+    LocationNotFound,
+    PodBroken,
+    SecretAwaited,
+    SecretMissing,
+)
 from agent.controllers.job import WAITING_ANNOTATION, Job
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES, PODS
 from agent.testing.fake_movers import Script
+from agent.testing.flaky_kube import FlakyKube, Weather
 from tests.unit.controllers.controllers_kit import NAMESPACE, NODES, Cluster, Server
 
 
@@ -160,6 +169,30 @@ async def test_waiting_for_a_slot_costs_no_look_at_the_volume_until_its_pod_chan
     await cluster.run(5)
     assert (await cluster.kube.get(PODS, pod.key)).metadata.uid != pod.metadata.uid  # it was missed, and made anew
     await cluster.stop()
+
+
+async def test_a_volume_that_comes_on_another_node_is_looked_at_by_the_agent_there(cluster: Cluster) -> None:
+    here, there = (FlakyKube(cluster.kube, cluster.clock, random.Random(1), Weather(latency=0.0)) for _ in NODES[:2])
+    await cluster.upload("u", node=NODES[1], seconds=200)
+    cluster.start_agent(NODES[0], here)
+    await cluster.run(10)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.ACCEPTED
+    cluster.start_agent(NODES[1], there)
+    before = here.requests["get", "pods"]
+    await cluster.run(180)
+    assert here.requests["get", "pods"] - before < 10
+    assert there.requests["get", "pods"] >= 30
+    await cluster.run(60)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.COMPLETED
+
+
+async def test_a_volume_that_comes_on_a_node_without_an_agent_is_looked_at_all_the_same(cluster: Cluster) -> None:
+    cluster.liveness.dead.add(NODES[1])
+    await cluster.upload("u", node=NODES[1], error=PodBroken("its image cannot be had"), seconds=20)
+    cluster.start_agent(NODES[0])
+    await cluster.run(40)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert upload.status.message == "expose.pod-failed: its image cannot be had"
 
 
 async def test_what_is_wrong_from_the_start_is_told_before_anything_is_exposed() -> None:
