@@ -183,6 +183,7 @@ class Machine(Generic[JobT]):
         context = self._context
         if memory.took_too_long(context.timing.prepare, context.timing.others, context.clock):
             return await self._time_out(job, memory)
+        pods = pod_versions(context.pods, self._kind.pod_label, job)
         state = await self._checked(job, memory) or await self._advanced(job, memory)
         if isinstance(state, Ready) and state.node != context.node:
             state = self._elsewhere(state.node)
@@ -192,6 +193,7 @@ class Machine(Generic[JobT]):
             again = await self._wait(job, memory, state.reason)
             elsewhere = state.node not in {"", context.node} and not context.nodes.is_dead(state.node)
             return max(again, context.timing.resync) if elsewhere else again
+        memory.ready, memory.pods, memory.look_from = state, pods, context.clock.monotonic() + context.timing.look_again
         await self._write(job, with_status(job, phase=Phase.PREPARED, node=context.node))
         return None
 
@@ -234,7 +236,7 @@ class Machine(Generic[JobT]):
             await self._wait(job, memory, _NO_SLOT)
             return context.timing.resync
         try:
-            ready = await self._volume(job, memory, context.timing.prepare)
+            ready = memory.seen_ready(pods, context.clock) or await self._volume(job, memory, context.timing.prepare)
         except BaseException:
             context.slots.withdraw(job_id)
             raise

@@ -15,6 +15,7 @@ from typing import Generic
 
 from agent.base.clock import Clock
 from agent.controllers.job import JobT, accepted_at
+from agent.exposers.contract import Ready
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.times import ns_from_time
@@ -65,6 +66,8 @@ class Remembered(Generic[JobT]):
     """Those made for it on this node, when its volume was last looked at."""
     look_from: float = 0.0
     """Until then only a change of those is worth the requests of another look."""
+    ready: Ready | None = None
+    """The volume as it was when it was first ready, which is used once."""
     orphan: float | None = None
     """Since when nobody seems to look after it."""
     looked_up: int = 0
@@ -83,6 +86,11 @@ class Remembered(Generic[JobT]):
     def since(self, moment: float | None, clock: Clock) -> float:
         """Seconds since a moment; 0 when there was none."""
         return 0.0 if moment is None else clock.monotonic() - moment
+
+    def seen_ready(self, pods: PodVersions, clock: Clock) -> Ready | None:
+        """The volume as it was seen a moment ago, once; None when that is too long ago or its pod changed meanwhile."""
+        ready, self.ready = self.ready, None
+        return ready if pods and pods == self.pods and clock.monotonic() < self.look_from else None
 
     def took_too_long(self, limit: float, own: float, clock: Clock) -> bool:
         """Whether its preparation goes on for longer than `limit` seconds, up to `own` of them seen by this agent.

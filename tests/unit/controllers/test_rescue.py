@@ -18,12 +18,19 @@ from agent.base.errors import (
     SecretMissing,
 )
 from agent.controllers.job import WAITING_ANNOTATION, Job
+from agent.controllers.memory import PodVersions, Remembered
+from agent.exposers.contract import Ready, Runner
+from agent.kube.data_upload import DataUpload
 from agent.kube.job import Phase
 from agent.kube.meta import Key
 from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES, PODS
+from agent.kube.volumes import VolumeMode
+from agent.testing.clock import VirtualClock
 from agent.testing.fake_movers import Script
 from agent.testing.flaky_kube import FlakyKube, Weather
 from tests.unit.controllers.controllers_kit import NAMESPACE, NODES, Cluster, Server
+
+POD, CHANGED = ("pod-uid", "1"), ("pod-uid", "2")
 
 
 @pytest.fixture
@@ -169,6 +176,31 @@ async def test_waiting_for_a_slot_costs_no_look_at_the_volume_until_its_pod_chan
     await cluster.run(5)
     assert (await cluster.kube.get(PODS, pod.key)).metadata.uid != pod.metadata.uid  # it was missed, and made anew
     await cluster.stop()
+
+
+async def test_a_volume_that_was_seen_a_moment_ago_is_not_looked_at_again_before_the_work_begins(
+    cluster: Cluster,
+) -> None:
+    cluster.moved.script = lambda _: Script(seconds=1000)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(9)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.IN_PROGRESS
+    asked = [one for one in cluster.kube.requests if one in {("get", "pods"), ("patch", DATA_UPLOADS.name)}]
+    assert [verb for verb, _ in asked[-3:]] == ["get", "patch", "patch"]
+
+
+@pytest.mark.parametrize(("pods", "seconds", "seen"), [((POD,), 1, True), ((CHANGED,), 1, False), ((POD,), 6, False)])
+def test_a_volume_whose_pod_changed_or_that_was_seen_long_ago_is_looked_at(
+    pods: PodVersions, seconds: float, seen: bool
+) -> None:
+    clock = VirtualClock(jump=False)
+    memory: Remembered[DataUpload] = Remembered("uid", Phase.ACCEPTED, 0.0)
+    memory.ready = Ready(node=NODES[0], mode=VolumeMode.FILESYSTEM, path="/p", runner=Runner.LOCAL)
+    memory.pods, memory.look_from = (POD,), 5.0
+    clock.advance(seconds)
+    assert (memory.seen_ready(pods, clock) is not None) is seen
+    assert memory.seen_ready(pods, clock) is None
 
 
 async def test_a_volume_that_comes_on_another_node_is_looked_at_by_the_agent_there(cluster: Cluster) -> None:
