@@ -299,7 +299,7 @@ class ContentWriter:
     def _missing(
         self, contents: Sequence[ContentId], known: Sequence[IndexEntry | None]
     ) -> tuple[Sequence[int], Mapping[ContentId, int]]:
-        """Positions of contents that no index has, or only as deleted, and the least time of a new row for these."""
+        """Positions of contents that no index has, or only as deleted, and the least time of rows for the latter."""
         deletions = [session.deletions for session in self._sessions() if session.deletions]
         missing: list[int] = []
         times: dict[ContentId, int] = {}
