@@ -27,7 +27,7 @@ MAX_CLOCK_DRIFT_NS = 5 * 60 * NANOSECONDS
 class WriteSession:
     """What has been written since the last flush. All fields belong to the content writer's lock.
 
-    But `rows` locks itself: under the writer's lock are claims only.
+    Only `rows` needs it for nothing but claims.
     """
 
     __slots__ = (
