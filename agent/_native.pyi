@@ -1,11 +1,9 @@
 """Compiled inner loops of the data path (sources in `agent/native/`)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, Self, TypeVar, final
+from collections.abc import Sequence
+from typing import Protocol, Self, final
 
 from typing_extensions import Buffer
-
-_Key = TypeVar("_Key", bound=bytes)
 
 # entry.c, scan.c: directory entries as JSON (§7.3)
 
@@ -152,14 +150,54 @@ def find_keys(buffer: Buffer, base: int, stride: int, key_size: int, count: int,
 def first_unsorted(buffer: Buffer, base: int, stride: int, key_size: int, count: int, /) -> int:
     """Position of the first entry whose key is not greater than the one before; -1 when sorted. Releases the lock."""
 
-# build.c
+# rows.c, build.c
 
-def index_rows(places: Mapping[_Key, bytes], contents: Sequence[_Key], /) -> tuple[bytes, list[int], list[int]]:
-    """Sorted index rows of version 2 (§4.6) of distinct `contents`, whose `places` are `index_rows.ROW` each.
+@final
+class RowTable:
+    """Where contents that are being written lie: a row for each, numbered in the order they were claimed.
 
-    Also the old numbers of the packs and the compression ids of the formats, in the order of their new numbers, which
-    is that of their first use. Releases the lock while it sorts. Raises `ValueError` for what an index cannot hold.
+    Contents have 2 to 65 bytes, all of a table the same number. Thread-safe, but only whoever keeps other claims away
+    knows the numbers of his own.
     """
+
+    def __new__(cls) -> Self: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, content: object, /) -> bool: ...
+    def claim(self, contents: Sequence[bytes], others: Sequence[RowTable], /) -> list[int]:
+        """Add a row without a place for each of `contents` that is neither here nor in `others`; their positions.
+
+        Nothing is added when this raises `ValueError` or `MemoryError`.
+        """
+
+    def place(
+        self,
+        first: int,
+        pack: int,
+        offset: int,
+        packed: Sequence[int],
+        original: Sequence[int],
+        compression: Sequence[int],
+        time_s: Sequence[int],
+        /,
+    ) -> None:
+        """Give the rows from number `first` on their places, one behind the other in a pack from `offset` on.
+
+        A place is final. None has one when this raises `ValueError`.
+        """
+
+    def select(self, pack: int | None = None, /) -> list[int]:
+        """The numbers of the rows whose place is in this pack, or of all."""
+
+    def row(self, number: int, /) -> tuple[bytes, int, int, int, int, int, int]:
+        """Content, pack, offset, packed and original length, compression and time. `ValueError` without a place."""
+
+    def index(self, pack: int | None = None, /) -> tuple[bytes, int, int, list[int], list[int]]:
+        """Sorted index rows of version 2 (§4.6) for what is in this pack, or for all, with the sizes of key and value.
+
+        Also the numbers of the packs and the compression ids of the formats, in the order of their numbers there, which
+        is that of their first use. Releases the lock while it sorts. Raises `ValueError` for what an index cannot hold,
+        `MemoryError`.
+        """
 
 # memory.c
 

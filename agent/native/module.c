@@ -1,9 +1,10 @@
 /* agent._native: inner loops that cost too much in Python. Each function works on plain buffers and lists and releases
- * the interpreter lock while it runs; none keeps state between calls and none knows of repositories or snapshots. The
- * one type is block.c's pool of buffers.
+ * the interpreter lock while it runs; none keeps state between calls and none knows of repositories or snapshots. Two
+ * types do keep something: block.c's pool of buffers, and rows.c's table of what is being written.
  * One file per room: hash.c and hash_lanes.c (keyed BLAKE2b, of one message and of several), scrypt.c (password keys),
- * split.c (content-defined cuts), index.c (key search), build.c (index rows), tree_read.c and tree_write.c (many small
- * files), entry.c and scan.c (directory JSON), memory.c (the allocator), block.c (large buffers used again).
+ * split.c (content-defined cuts), index.c (key search), rows.c and build.c (new contents and the index of them),
+ * tree_read.c and tree_write.c (many small files), entry.c and scan.c (directory JSON), memory.c (the allocator), block.c
+ * (large buffers used again).
  * `agent/_native.pyi` is the documentation. */
 #include "native.h"
 
@@ -12,8 +13,8 @@ static struct PyModuleDef module = {
 };
 
 static PyMethodDef *const rooms[] = {
-    hash_methods,      scrypt_methods,     split_methods, index_methods, build_methods,
-    tree_read_methods, tree_write_methods, entry_methods, scan_methods,  memory_methods,
+    hash_methods,       scrypt_methods, split_methods, index_methods,  tree_read_methods,
+    tree_write_methods, entry_methods,  scan_methods,  memory_methods,
 };
 
 PyMODINIT_FUNC PyInit__native(void) {
@@ -26,7 +27,7 @@ PyMODINIT_FUNC PyInit__native(void) {
             return NULL;
         }
     }
-    if (block_add_types(m) < 0) {
+    if (block_add_types(m) < 0 || rows_add_types(m) < 0) {
         Py_DECREF(m);
         return NULL;
     }

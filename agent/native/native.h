@@ -6,13 +6,13 @@
 
 void split_prepare(void); /* once, before any call */
 int block_add_types(PyObject *m);
+int rows_add_types(PyObject *m);
 
 extern PyMethodDef hash_methods[];
 extern PyMethodDef scrypt_methods[];
 extern PyMethodDef memory_methods[];
 extern PyMethodDef split_methods[];
 extern PyMethodDef index_methods[];
-extern PyMethodDef build_methods[];
 extern PyMethodDef tree_read_methods[];
 extern PyMethodDef tree_write_methods[];
 extern PyMethodDef entry_methods[];

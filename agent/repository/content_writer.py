@@ -8,13 +8,17 @@ and handed to the loop (`pack_upload`). When uploads lag, the thread that needs 
 The first failure anywhere poisons the writer: every later call raises it, every waiting thread wakes with it. So a
 content that was claimed and then not written can never be missing unnoticed from what a flush commits.
 
+Rows are claimed under the lock; each gets its place from the thread that claimed it, once it is sealed and before the
+pack or the session counts it as such. So when a pack's index is built, without the lock and while others add rows to
+the same table, the rows of that pack are final: they never move and are not written again (`native/rows.c`).
+
 `flush` is the only other caller: it takes sessions out (`begin_flush`), waits for them, and drops their rows at last.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Protocol
@@ -26,7 +30,7 @@ from agent.repository.compression import compress_if_smaller
 from agent.repository.ids import NO_PREFIX, ContentId, content_text
 from agent.repository.index_build import MAX_SHARD_ENTRIES, build_shards
 from agent.repository.index_entry import IndexEntry, next_time
-from agent.repository.index_rows import ROW, Row, build_rows_index, row_entries
+from agent.repository.index_rows import build_rows_index, row_entries
 from agent.repository.pack import PREAMBLE_LENGTH, new_pack_id, pack_prefix
 from agent.repository.pack_writer import (
     OpenPack,
@@ -42,7 +46,6 @@ from agent.storage.base import Buffer
 MAX_CONTENT_LENGTH = (1 << 28) - 1
 """Of plaintext and of the sealed form: what index entries can hold (§4.3)."""
 _IV_LENGTH = 16
-_CLAIMED = b""
 
 
 class ContentIndex(Protocol):
@@ -101,6 +104,19 @@ class WriteLimits:
     """Pending entries that make a flush due."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What one call has to write, because nobody did."""
+
+    session: WriteSession
+    row: int
+    """Number of the row of the first content; those of the others follow."""
+    contents: Sequence[ContentId]
+    data: Sequence[Buffer]
+    least_times: Mapping[ContentId, int]
+    """Of those that were deleted, so that the new row wins."""
+
+
 class ContentWriter:
     """One per `RepositoryWriter`. Thread side unless said otherwise."""
 
@@ -141,17 +157,10 @@ class ContentWriter:
         """
         lead, hasher = bytes((prefix,)), self.pack_format.hasher
         contents = [ContentId(lead + digest) for digest in hasher.many(data)]
-        fresh, times, session = self._claim(contents, data)
-        if fresh:
+        claim = self._claim(contents, data)
+        if claim.contents:
             try:
-                self._store(
-                    session,
-                    prefix,
-                    contents=[contents[i] for i in fresh],
-                    data=[data[i] for i in fresh],
-                    times=times,
-                    compression=compression,
-                )
+                self._store(claim, prefix, compression)
             except BaseException as error:
                 self.fail(error)
                 raise
@@ -235,16 +244,12 @@ class ContentWriter:
 
     def build_indexes(self, session: WriteSession) -> Sequence[bytes]:
         """The index blobs of a closing session that is sealed, plaintext. Thread side."""
-        contents, index_version = list(session.rows), self.pack_format.index_version
-        format_version = self.pack_format.format_version
-        if session.deletions or len(contents) > MAX_SHARD_ENTRIES:
-            entries = row_entries(session.rows, contents, session.packs, format_version)
+        rows, packs, pack_format = session.rows, session.packs, self.pack_format
+        index_version, format_version = pack_format.index_version, pack_format.format_version
+        if session.deletions or len(rows) > MAX_SHARD_ENTRIES:
+            entries = row_entries(rows, packs, format_version)
             return build_shards(chain(entries, session.deletions.values()), index_version)
-        return [
-            build_rows_index(
-                session.rows, contents, session.packs, index_version=index_version, format_version=format_version
-            )
-        ]
+        return [build_rows_index(rows, packs, index_version=index_version, format_version=format_version)]
 
     def committed(self, session: WriteSession, index_blobs: int, index_bytes: int) -> None:
         """The session's index is in force and `ContentIndex` knows it: forget its rows."""
@@ -267,46 +272,46 @@ class ContentWriter:
         with self._changed:
             self._raise_failure()
 
-    def _claim(
-        self, contents: Sequence[ContentId], data: Sequence[Buffer]
-    ) -> tuple[list[int], dict[ContentId, int], WriteSession]:
-        """Which of `contents` this call has to write, the least time of those that were deleted, and the session."""
+    def _claim(self, contents: Sequence[ContentId], data: Sequence[Buffer]) -> _Claim:
         known = self._index.find_many(contents)
-        fresh: list[int] = []
-        times: dict[ContentId, int] = {}
-        new_bytes = 0
         with self._changed:
             while self._flushing and len(self._session().rows) >= self._limits.flush_entries:
                 self._raise_failure()
                 self._changed.wait()
             self._raise_failure()
             session = self._session()
-            rows, older = session.rows, [old.rows for old in self._flushing]
-            for index, content in enumerate(contents):
-                entry = known[index]
-                if entry is not None:
-                    if not entry.deleted and not self._deletion(content):
-                        continue
-                    times[content] = next_time(0, self._deletion(content) or entry)
-                if content in rows or (older and any(content in others for others in older)):
-                    continue
-                rows[content] = _CLAIMED
-                session.deletions.pop(content, None)
-                fresh.append(index)
-                new_bytes += len(data[index])
+            missing, times = self._missing(contents, known)
+            row = len(session.rows)
+            added = session.rows.claim([contents[i] for i in missing], [old.rows for old in self._flushing])
+            fresh = [missing[i] for i in added]
+            claim = _Claim(session, row, [contents[i] for i in fresh], [data[i] for i in fresh], times)
+            if session.deletions:
+                for content in claim.contents:
+                    session.deletions.pop(content, None)
             session.active += len(fresh)
             stats = self._stats
             stats.contents_written += len(fresh)
             stats.contents_deduplicated += len(contents) - len(fresh)
             stats.bytes_in += sum(map(len, data))
-            stats.bytes_new += new_bytes
-        return fresh, times, session
+            stats.bytes_new += sum(map(len, claim.data))
+        return claim
 
-    def _deletion(self, content: ContentId) -> IndexEntry | None:
-        for session in self._sessions():
-            if content in session.deletions:
-                return session.deletions[content]
-        return None
+    def _missing(
+        self, contents: Sequence[ContentId], known: Sequence[IndexEntry | None]
+    ) -> tuple[Sequence[int], Mapping[ContentId, int]]:
+        """Positions of contents that no index has, or only as deleted, and the least time of rows for the latter."""
+        deletions = [session.deletions for session in self._sessions() if session.deletions]
+        missing: list[int] = []
+        times: dict[ContentId, int] = {}
+        for index, entry in enumerate(known):
+            if entry is not None:
+                content = contents[index]
+                deletion = next((pending[content] for pending in deletions if content in pending), None)
+                if deletion is None and not entry.deleted:
+                    continue
+                times[content] = next_time(0, deletion or entry)
+            missing.append(index)
+        return missing, times
 
     def _session(self) -> WriteSession:
         if self._current is None:
@@ -318,17 +323,8 @@ class ContentWriter:
         """Newest first."""
         return (*(() if self._current is None else (self._current,)), *reversed(self._flushing))
 
-    def _store(
-        self,
-        session: WriteSession,
-        prefix: int,
-        *,
-        contents: Sequence[ContentId],
-        data: Sequence[Buffer],
-        times: dict[ContentId, int],
-        compression: int,
-    ) -> None:
-        cipher = self.pack_format.cipher
+    def _store(self, claim: _Claim, prefix: int, compression: int) -> None:
+        cipher, contents, data = self.pack_format.cipher, claim.contents, claim.data
         compression = compression if self.pack_format.index_version > 1 else 0
         bodies: Sequence[Buffer] = data
         used: Sequence[int] = [0] * len(data)
@@ -336,25 +332,24 @@ class ContentWriter:
             packed = [compress_if_smaller(compression, item) for item in data]
             used = [header for _, header in packed]
             bodies = [body for body, _ in packed]
-        sealed_length = cipher.sealed_length
-        sizes = [sealed_length(len(body)) for body in bodies]
-        for content, item, size in zip(contents, data, sizes, strict=True):
-            if len(item) > MAX_CONTENT_LENGTH or size > MAX_CONTENT_LENGTH:
-                raise UsageError(
-                    f"content {content_text(content)} has {len(item)} bytes, at most 2^28 - 1 can be stored"
-                )
+        lengths = list(map(len, data))
+        sizes = [cipher.sealed_length(len(body)) for body in bodies]
+        for content, length, size in zip(contents, lengths, sizes, strict=True):
+            if length > MAX_CONTENT_LENGTH or size > MAX_CONTENT_LENGTH:
+                raise UsageError(f"content {content_text(content)} has {length} bytes, at most 2^28 - 1 can be stored")
         now_s, letter = self._now_s(), pack_prefix(prefix)
+        times = [max(now_s, claim.least_times.get(content, 0)) for content in contents]
         first = 0
         while first < len(contents):
-            pack, offset, count = self._reserve(session, letter, sizes, first)
-            view, number, rows = pack.view, pack.number, {}
-            for index in range(first, first + count):
-                content, end = contents[index], offset + sizes[index]
-                cipher.seal_into(bodies[index], content[-_IV_LENGTH:], view[offset:end])
-                time_s = max(now_s, times[content]) if content in times else now_s
-                rows[content] = ROW.pack(number, offset, sizes[index], len(data[index]), used[index], time_s)
-                offset = end
-            self._record(session, letter, pack, rows, sum(sizes[first : first + count]))
+            pack, offset, count = self._reserve(claim.session, letter, sizes, first)
+            part, view, end = slice(first, first + count), pack.view, offset
+            for content, body, size in zip(contents[part], bodies[part], sizes[part], strict=True):
+                start, end = end, end + size
+                cipher.seal_into(body, content[-_IV_LENGTH:], view[start:end])
+            claim.session.rows.place(
+                claim.row + first, pack.number, offset, sizes[part], lengths[part], used[part], times[part]
+            )
+            self._record(claim.session, letter, pack, count, end - offset)
             first += count
 
     def _reserve(
@@ -394,14 +389,11 @@ class ContentWriter:
         session.uploading += 1
         return pack
 
-    def _record(
-        self, session: WriteSession, letter: str, pack: OpenPack, rows: dict[ContentId, Row], length: int
-    ) -> None:
+    def _record(self, session: WriteSession, letter: str, pack: OpenPack, count: int, length: int) -> None:
+        """So many contents, together of `length` bytes, are sealed into the pack, and their rows have their places."""
         with self._changed:
-            session.rows.update(rows)
-            pack.contents.extend(rows)
-            pack.unsealed -= len(rows)
-            session.active -= len(rows)
+            pack.unsealed -= count
+            session.active -= count
             self._stats.bytes_packed += length
             done = not pack.unsealed and session.open_packs.get(letter) is not pack
             idle = session.closing and not session.active

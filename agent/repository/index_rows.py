@@ -10,18 +10,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-from agent import _native
+from agent._native import RowTable
 from agent.base.errors import CorruptIndex
 from agent.repository.ids import ContentId
 from agent.repository.index_build import build_index
 from agent.repository.index_entry import IndexEntry
 from agent.storage.base import BlobId
-
-Row = bytes
-"""A content's place as kept until its index is in force: `ROW` packed. An `IndexEntry` takes several times the room."""
-
-ROW = struct.Struct("<IIIIIQ")
-"""Pack number within the session, offset, packed length, original length, compression, unix seconds."""
 
 _HEADER = struct.Struct(">BBHIIBI")
 _PACK = struct.Struct(">BI")
@@ -29,37 +23,37 @@ _FORMAT = struct.Struct(">IBB")
 
 
 def row_entries(
-    rows: dict[ContentId, Row], contents: Sequence[ContentId], packs: Sequence[BlobId], format_version: int
+    rows: RowTable, packs: Sequence[BlobId], format_version: int, *, pack: int | None = None
 ) -> Iterator[IndexEntry]:
-    """The index entries of these contents; `packs` names the session's packs by their number."""
-    for content in contents:
-        number, offset, packed, original, compression, time_s = ROW.unpack(rows[content])
-        yield IndexEntry(content, packs[number], offset, packed, original, time_s, False, compression, format_version)
+    """The index entries of all contents of `rows`, or of those in one pack; `packs` names packs by their number."""
+    for row in rows.select(pack):
+        content, number, offset, packed, original, compression, time_s = rows.row(row)
+        yield IndexEntry(
+            ContentId(content), packs[number], offset, packed, original, time_s, False, compression, format_version
+        )
 
 
 def build_rows_index(
-    rows: dict[ContentId, Row],
-    contents: list[ContentId],
+    rows: RowTable,
     packs: Sequence[BlobId],
     *,
     index_version: int,
     format_version: int,
+    pack: int | None = None,
     suffix: bytes = b"",
 ) -> bytes:
-    """`build_index` of `row_entries`; `contents` are distinct and at least one."""
+    """`build_index` of `row_entries`, of which there is at least one. Raises `CorruptIndex`."""
     if index_version != 2:
-        return build_index(row_entries(rows, contents, packs, format_version), index_version, suffix=suffix)
+        return build_index(row_entries(rows, packs, format_version, pack=pack), index_version, suffix=suffix)
     try:
-        entries, pack_numbers, compressions = _native.index_rows(rows, contents)
+        entries, key_size, value_size, pack_numbers, compressions = rows.index(pack)
     except ValueError as error:
-        raise CorruptIndex(f"an index of {len(contents)} contents cannot be built: {error}") from error
+        raise CorruptIndex(f"an index of new contents cannot be built: {error}") from error
     names = [packs[number].encode() for number in pack_numbers]
-    key_size = len(contents[0])
+    count = len(entries) // (key_size + value_size)
     extra = _HEADER.size + len(entries) + len(names) * _PACK.size + len(compressions) * _FORMAT.size
     out = [
-        _HEADER.pack(
-            2, key_size, len(entries) // len(contents) - key_size, len(contents), len(names), len(compressions), 0
-        ),
+        _HEADER.pack(2, key_size, value_size, count, len(names), len(compressions), 0),
         entries,
     ]
     for name in names:

@@ -14,11 +14,11 @@ import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from agent._native import RowTable
 from agent.repository.encryption import Cipher
 from agent.repository.hashing import Hasher
-from agent.repository.ids import ContentId
 from agent.repository.index_build import RANDOM_SUFFIX_LENGTH
-from agent.repository.index_rows import Row, build_rows_index
+from agent.repository.index_rows import build_rows_index
 from agent.repository.pack import PREAMBLE_LENGTH, Postamble, encode_postamble, padding_length
 from agent.storage.base import BlobId
 
@@ -91,7 +91,7 @@ class OpenPack:
     Only `view` may be used without the writer's lock, by the thread that reserved the range.
     """
 
-    __slots__ = ("blob_id", "buffer", "contents", "length", "number", "unsealed", "view")
+    __slots__ = ("blob_id", "buffer", "length", "number", "unsealed", "view")
 
     def __init__(self, number: int, blob_id: BlobId, buffer: mmap.mmap, pack_format: PackFormat, random: RandomBytes):
         self.number = number
@@ -99,8 +99,6 @@ class OpenPack:
         self.blob_id = blob_id
         self.buffer = buffer
         self.view = memoryview(buffer)
-        self.contents: list[ContentId] = []
-        """What has been sealed into it."""
         self.unsealed = 0
         """Reservations that are not sealed yet."""
         start = pack_format.recovery_block + random(PREAMBLE_LENGTH)
@@ -122,18 +120,18 @@ class OpenPack:
         return index - first
 
     def seal_tail(
-        self, rows: dict[ContentId, Row], packs: Sequence[BlobId], pack_format: PackFormat, random: RandomBytes
+        self, rows: RowTable, packs: Sequence[BlobId], pack_format: PackFormat, random: RandomBytes
     ) -> SealedPack:
-        """The finished pack (§4.3); `packs` are the session's.
+        """The finished pack (§4.3); `rows` and `packs` are the session's.
 
-        Needs no lock: nobody writes into the pack any more, and the rows of its contents do not change.
+        Needs no lock: nobody writes into the pack any more, and the rows of its contents have their places.
         """
         local_index = build_rows_index(
             rows,
-            self.contents,
             packs,
             index_version=pack_format.index_version,
             format_version=pack_format.format_version,
+            pack=self.number,
             suffix=random(RANDOM_SUFFIX_LENGTH),
         )
         iv = pack_format.hasher(local_index)

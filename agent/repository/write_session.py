@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from agent._native import RowTable
 from agent.base.clock import Clock
 from agent.base.errors import ClockDrift
 from agent.base.times import NANOSECONDS
 from agent.repository.ids import ContentId
 from agent.repository.index_entry import IndexEntry
-from agent.repository.index_rows import Row
 from agent.repository.pack_writer import OpenPack
 from agent.repository.sealer import BlobSealer
 from agent.repository.session import MARKER_PREFIX, SessionId, SessionMarker, encode_marker
@@ -25,7 +25,10 @@ MAX_CLOCK_DRIFT_NS = 5 * 60 * NANOSECONDS
 
 
 class WriteSession:
-    """What has been written since the last flush. All fields belong to the content writer's lock."""
+    """What has been written since the last flush. All fields belong to the content writer's lock.
+
+    Only `rows` needs it for nothing but claims.
+    """
 
     __slots__ = (
         "active",
@@ -42,8 +45,8 @@ class WriteSession:
     def __init__(self, session_id: SessionId, started_ns: int) -> None:
         self.session_id = session_id
         self.started_ns = started_ns
-        self.rows: dict[ContentId, Row] = {}
-        """Every content of this session; an empty row is one that a thread has claimed and not sealed yet."""
+        self.rows = RowTable()
+        """Every content of this session; one that a thread has claimed and not sealed yet has no place."""
         self.deletions: dict[ContentId, IndexEntry] = {}
         """Deletion entries, ready for the index."""
         self.packs: list[BlobId] = []

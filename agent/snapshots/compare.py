@@ -10,6 +10,7 @@ again; damage is reported through `warn`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from agent import _native
 from agent.base.errors import RepositoryError, SnapshotError
@@ -30,7 +31,7 @@ class ParentDirectory:
 
     def __init__(self, obj: ObjectId, read: ReadObject, warn: Callable[[str], None]) -> None:
         self.obj = obj
-        self._chunks: Iterator[bytes] | None = None
+        self._parts: Iterator[list[bytes]] | None = None
         self._ended = False
         self._read = read
         self._warn = warn
@@ -106,14 +107,14 @@ class ParentDirectory:
         self._head = None
 
     def _fill(self) -> bool:
-        if self._chunks is None:
-            self._chunks = self._read(self.obj)
+        if self._parts is None:
+            self._parts = chain.from_iterable(map(self._parser.feed_slices, self._read(self.obj)))
         self._at = 0
         self._head = None
         self._raws = []
-        for chunk in self._chunks:
-            self._raws = self._parser.feed(chunk)
-            if self._raws:
+        for raws in self._parts:
+            if raws:
+                self._raws = raws
                 return True
         if not self._ended:
             self._ended = True
@@ -123,7 +124,7 @@ class ParentDirectory:
     def _give_up(self, error: Exception) -> None:
         self._warn(f"cannot compare with the directory {self.obj} of an earlier snapshot: {error}")
         self._ended = True
-        self._chunks = iter(())
+        self._parts = iter(())
         self._raws = []
         self._at = 0
         self._head = None

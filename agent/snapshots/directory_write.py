@@ -17,6 +17,8 @@ from agent.snapshots.model import MAX_SUMMARY_ERRORS, DirectorySummary, EntryErr
 from agent.storage.base import Buffer
 
 DIRECTORY_PREFIX = ord("k")
+_SCAN_LENGTH = 256 * 1024
+"""So much is added before it is looked for the end of a chunk: then little more than one chunk is ever held."""
 
 
 class UploadSink(Protocol):
@@ -151,7 +153,7 @@ class DirectoryObject:
     def add(self, raw: bytes) -> None:
         """One or more entries, encoded and joined by commas."""
         self._buffer += self._encoder.entries(raw)
-        if len(self._buffer) >= self._splitter.max_chunk:
+        if len(self._buffer) - self._scanned >= _SCAN_LENGTH:
             self._cut()
 
     def finish(self, summary: DirectorySummary) -> ObjectId:
@@ -186,7 +188,8 @@ class DirectoryObject:
             self._put(cut)
 
     def _put(self, length: int) -> None:
-        content = self._sink.write_content(bytes(self._buffer[:length]), DIRECTORY_PREFIX, self._compression)
+        with memoryview(self._buffer) as view, view[:length] as chunk:
+            content = self._sink.write_content(chunk, DIRECTORY_PREFIX, self._compression)
         self._chunks.append((length, ObjectId(content_text(content))))
         del self._buffer[:length]
         self._scanned = 0

@@ -33,10 +33,10 @@ async def list_directory(objects: Objects, oid: ObjectId, path: str) -> AsyncGen
     """
     parser = DirectoryParser(f"{path or '/'!r} (object {oid})")
     async for chunk in objects.chunks(oid):
-        raw = parser.feed(chunk)
-        for start in range(0, len(raw), BATCH_ENTRIES):
-            yield [decode_entry(item) for item in raw[start : start + BATCH_ENTRIES]]
-            await asyncio.sleep(0)
+        for raw in parser.feed_slices(chunk):
+            for start in range(0, len(raw), BATCH_ENTRIES):
+                yield [decode_entry(item) for item in raw[start : start + BATCH_ENTRIES]]
+                await asyncio.sleep(0)
     parser.close()
 
 

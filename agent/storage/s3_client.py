@@ -68,7 +68,7 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
             "s3",
             region_name=region,
             endpoint_url=config.endpoint or None,
-            verify=False if config.insecure_skip_tls_verify else _trusted(stack, config) or None,
+            verify=False if config.insecure_skip_tls_verify or _is_plain(config) else _trusted(stack, config) or None,
             aws_access_key_id=config.access_key or None,
             aws_secret_access_key=config.secret_key or None,
             aws_session_token=config.session_token or None,
@@ -81,6 +81,12 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
     events.register("before-call.s3.HeadBucket", _follow_no_redirect)
     _native.return_free_pages()  # of the models' text nothing is kept
     return client
+
+
+def _is_plain(config: S3Config) -> bool:
+    """No TLS anywhere on the way: the built-in certificates would be loaded, a megabyte of them, for nothing."""
+    own = config.ca_data or config.ca_file
+    return config.endpoint.lower().startswith("http://") and not config.proxy and not own
 
 
 def _trusted(stack: AsyncExitStack, config: S3Config) -> str:

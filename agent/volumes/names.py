@@ -15,8 +15,8 @@ from typing import IO
 from agent import _native
 from agent.volumes.attributes import FileKind
 
-NAMES_IN_MEMORY = 65_536
-_READ_SIZE = 32 * 1024
+NAMES_IN_MEMORY = 32_768
+_READ_SIZE = 8 * 1024
 
 
 class NameSpill:
@@ -104,8 +104,8 @@ class SortedNames:
             self.count += len(batch)
             if len(self._directories) + len(self._others) >= self._in_memory:
                 self._spill_run()
-        self._directories = sorted(set(self._directories))
-        self._others = sorted(set(self._others))
+        self._directories.sort()
+        self._others.sort()
 
     @property
     def held(self) -> int:
@@ -125,16 +125,15 @@ class SortedNames:
     def _spill_run(self) -> None:
         for names, runs in ((self._directories, self._directory_runs), (self._others, self._other_runs)):
             if names:
-                runs.append(self._spill.write(sorted(set(names))))
+                names.sort()
+                runs.append(self._spill.write(names))
                 names.clear()
 
 
 def _merge(spill: NameSpill, runs: list[tuple[int, int]], rest: list[bytes]) -> Iterator[bytes]:
-    if not runs:
-        yield from rest
-        return
+    names = heapq.merge(*(spill.read(*run) for run in runs), rest) if runs else iter(rest)
     last = b""
-    for name in heapq.merge(*(spill.read(*run) for run in runs), rest):
-        if name != last:
+    for name in names:
+        if name != last:  # a directory that changes while it is listed may name an entry twice
             yield name
             last = name

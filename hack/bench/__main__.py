@@ -32,6 +32,8 @@ class Sample:
     round: int
     wall_s: float
     cpu_s: float
+    sync_s: float
+    """Until what the command had left in the page cache was on disk."""
     peak_bytes: int
     peak_file_bytes: int
     requests: dict[str, int]
@@ -142,6 +144,7 @@ class Bench:
             number,
             usage.wall_s,
             usage.cpu_s,
+            usage.sync_s,
             usage.peak_bytes,
             usage.peak_file_bytes,
             requests,

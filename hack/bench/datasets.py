@@ -64,9 +64,18 @@ def _source(root: Path, _rng: random.Random) -> None:
         )
 
 
-def _change(root: Path, rng: random.Random) -> None:
+def _share(root: Path, rng: random.Random) -> list[Path]:
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-    for path in rng.sample(files, max(1, int(len(files) * CHANGED_SHARE))):
+    return rng.sample(files, max(1, int(len(files) * CHANGED_SHARE)))
+
+
+def _touch(root: Path, rng: random.Random) -> None:
+    for path in _share(root, rng):
+        path.touch()
+
+
+def _change(root: Path, rng: random.Random) -> None:
+    for path in _share(root, rng):
         size = path.stat().st_size
         with path.open("r+b") as out:
             out.seek(rng.randrange(size) if size else 0)
@@ -78,7 +87,7 @@ ALL = {
     for d in (
         Dataset("small", "200,000 × 100 B", _small(200_000, 100), _change),
         Dataset("small20k", "20,000 × 100 B", _small(20_000, 100), _change),
-        Dataset("empty", "200,000 empty files", _small(200_000, 0), _change),
+        Dataset("empty", "200,000 empty files", _small(200_000, 0), _touch),
         Dataset("mib", "4,000 × 1 MiB", _small(4_000, _MIB), _change),
         Dataset("gib", "4 × 1 GiB random", _large(4, 1024 * _MIB), _change),
         Dataset("one", "one 4 GiB file", _large(1, 4096 * _MIB), _change),

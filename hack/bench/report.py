@@ -31,6 +31,7 @@ def _medians(results: Path) -> dict[_Key, dict[str, dict[str, float]]]:
             {
                 "wall": sample["wall_s"],
                 "cpu": sample["cpu_s"],
+                "on disk": sample["wall_s"] + sample["sync_s"],
                 "peak": sample["peak_bytes"] / 1e6,
                 "requests": sum(sample["requests"].values()),
             }
@@ -60,18 +61,44 @@ def _ratio(ours: Mapping[str, float], theirs: Mapping[str, float] | None) -> str
     return " / ".join(f"{ours[figure] / theirs[figure]:.2f}" for figure in ("wall", "cpu", "peak") if theirs[figure])
 
 
+def _on_disk(medians: Mapping[_Key, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """Seconds until nothing of it was in the page cache alone: some tools wait for that, some leave it behind."""
+    lines = [
+        "wall s until all that was written is on disk: the command, then `sync`; medians.",
+        "",
+        f"| data | work | {' | '.join(_TOOLS)} | to kopia | to restic |",
+        "|" + "---|" * (len(_TOOLS) + 4),
+    ]
+    for (dataset, store, action), by_tool in _sorted(medians):
+        ours = by_tool.get("lighterage")
+        if store != "local" or action not in ("first", "restore") or ours is None or "kopia" not in by_tool:
+            continue
+        cells = (f"{by_tool[tool]['on disk']:.1f}" if tool in by_tool else "–" for tool in _TOOLS)
+        ratios = (f"{ours['on disk'] / by_tool[tool]['on disk']:.2f}" for tool in ("kopia", "restic"))
+        lines.append(f"| {ALL[dataset].title} | {_ACTIONS[action]} | {' | '.join((*cells, *ratios))} |")
+    return lines
+
+
+def _sorted(
+    medians: Mapping[_Key, Mapping[str, Mapping[str, float]]],
+) -> list[tuple[_Key, Mapping[str, Mapping[str, float]]]]:
+    """By store, then as the data sets and actions are declared."""
+    return sorted(
+        medians.items(),
+        key=lambda item: (item[0][1], list(ALL).index(item[0][0]), list(_ACTIONS).index(item[0][2])),
+    )
+
+
 def table(results: Path, versions: Mapping[str, str]) -> str:
-    """Markdown: medians per row, then our ratio to each competitor."""
+    """Markdown: medians per row, then our ratio to each competitor; then when it is on disk; then the machine."""
     lines = [
         "wall s / CPU s / peak MB (/ requests to the store); medians. Ratios: ours to theirs, wall / CPU / peak.",
         "",
         f"| data | work | store | rounds | {' | '.join(_TOOLS)} | to kopia | to restic |",
         "|" + "---|" * (len(_TOOLS) + 6),
     ]
-    for (dataset, store, action), by_tool in sorted(
-        _medians(results).items(),
-        key=lambda item: (item[0][1], list(ALL).index(item[0][0]), list(_ACTIONS).index(item[0][2])),
-    ):
+    medians = _medians(results)
+    for (dataset, store, action), by_tool in _sorted(medians):
         ours = by_tool.get("lighterage")
         if ours is None:
             continue
@@ -86,6 +113,8 @@ def table(results: Path, versions: Mapping[str, str]) -> str:
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     lines += [
+        "",
+        *_on_disk(medians),
         "",
         f"Machine: {os.cpu_count()} × {cpu}, {memory:.0f} GiB, Linux {platform.release()}. "
         + f"Python {platform.python_version()}; "

@@ -25,6 +25,8 @@ class Usage:
     wall_s: float
     cpu_s: float
     """User and system seconds of the command and everything it waited for."""
+    sync_s: float
+    """From its end until all that it had written was on disk."""
     peak_bytes: int
     """Largest sampled sum of PSS without file-backed pages."""
     peak_file_bytes: int
@@ -94,7 +96,9 @@ def measure(command: Sequence[str], environment: Mapping[str, str], folder: Path
         watch.finish()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Usage(wall, cpu, watch.peak, watch.peak_file, process.returncode, stdout)
+    ended = time.monotonic()
+    os.sync()
+    return Usage(wall, cpu, time.monotonic() - ended, watch.peak, watch.peak_file, process.returncode, stdout)
 
 
 def drop_page_cache() -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,7 @@ from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object
 from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.object_store import ObjectStore
 from tests.e2e.velero import MOVE, POD_VOLUMES, Velero
-from tests.e2e.workload import Volume
+from tests.e2e.workload import Volume, Workload
 
 
 def _hook(when: str, command: str) -> dict[str, str]:
@@ -94,3 +96,21 @@ def test_deletion_and_maintenance_leave_other_backups_whole(
     velero.restore(app.namespace, first)
     app.wait_until_running()
     assert_equal(before, app.content())
+
+
+@pytest.mark.check(45)
+def test_the_bundle_of_velero_debug_has_the_logs_of_the_agent(
+    app: Workload, cluster: Cluster, tmp_path: Path, velero: Velero
+) -> None:
+    velero.backup(app.namespace, app.namespace, *POD_VOLUMES)
+    (moved,) = velero.movements(backup=app.namespace)
+    bundle = tmp_path / "bundle.tar.gz"
+    velero.command("debug", f"--backup={app.namespace}", f"--output={bundle}")
+    with tarfile.open(bundle) as files:
+        logs = {
+            member.name: file.read().decode()
+            for member in files.getmembers()
+            if "node-agent" in member.name and (file := files.extractfile(member)) is not None
+        }
+    (agent,) = (pod["metadata"]["name"] for pod in cluster.list("Pod", VELERO_NAMESPACE, "role=node-agent"))
+    assert any(agent in name and moved.name in text for name, text in logs.items()), sorted(logs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,12 +12,23 @@ from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.direct import data_download, data_upload, jobs_of, waiting_claim
 from tests.e2e.node_faults import NodeFaults, node_faults
 from tests.e2e.velero import MOVE, Velero
-from tests.e2e.workload import Workload
+from tests.e2e.workload import Volume, Workload
 
 
 @pytest.fixture
 def faults() -> NodeFaults:
     return node_faults()
+
+
+@pytest.fixture
+def slow_uploads(cluster: Cluster) -> Iterator[None]:
+    """What is uploaded takes minutes."""
+    agents = [pod["metadata"]["name"] for pod in cluster.list("Pod", VELERO_NAMESPACE, "role=node-agent")]
+    for agent in agents:
+        cluster.execute(VELERO_NAMESPACE, agent, "lighter", "agent", "limits", "--upload", "1MiB")
+    yield
+    for agent in agents:
+        cluster.execute(VELERO_NAMESPACE, agent, "lighter", "agent", "limits", "--reset")
 
 
 @pytest.mark.check(17)
@@ -157,7 +169,7 @@ def test_pod_that_holds_the_volume_is_deleted(app: Workload, cluster: Cluster) -
 @pytest.mark.check(23)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
-def test_server_restarted_while_data_moves(app: Workload, cluster: Cluster, velero: Velero) -> None:
+def test_server_restarted_while_its_backup_waits_for_data(app: Workload, cluster: Cluster, velero: Velero) -> None:
     app.make("files", "large")
     velero.start_backup(app.namespace, app.namespace, MOVE)
     _wait_for_phase(app, "Accepted", "Prepared", "InProgress", "Completed")
@@ -168,6 +180,28 @@ def test_server_restarted_while_data_moves(app: Workload, cluster: Cluster, vele
         return bool(found) and all(moved.phase in {"Completed", "Canceled", "Failed"} for moved in found)
 
     cluster.wait("every DataUpload has ended", 120, all_ended)
+
+
+@pytest.mark.check(23)
+@pytest.mark.disturbing
+@pytest.mark.usefixtures("clean")
+def test_server_restarted_while_its_backup_is_in_progress_has_its_uploads_canceled(
+    applications: Applications, cluster: Cluster, slow_uploads: None, velero: Velero
+) -> None:
+    # What runs after the volume's snapshot keeps the backup itself in progress while its data moves.
+    keep = {"post.hook.backup.velero.io/command": '["sleep", "120"]', "post.hook.backup.velero.io/timeout": "3m"}
+    app = applications.deploy(Volume("files"), annotations=keep)
+    app.make("files", "large")
+    velero.start_backup(app.namespace, app.namespace, MOVE)
+    _wait_for_phase(app, "InProgress")
+    assert phase(cluster.get("Backup", app.namespace, VELERO_NAMESPACE)) == "InProgress"
+    velero.restart()
+    velero.wait_for_backup(app.namespace, expect="Failed", seconds=120)
+
+    def phases() -> list[str]:
+        return [moved.phase for moved in velero.movements(backup=app.namespace)]
+
+    cluster.wait("its DataUpload is canceled", 60, lambda: phases() == ["Canceled"], show=phases)
 
 
 def _wait_for_phase(app: Workload, *phases: str) -> None:

@@ -156,7 +156,7 @@ class Workload:
             "metadata": {"name": f"prepare-{name}", "namespace": "default"},
             "spec": {
                 "restartPolicy": "Never",
-                "containers": [_container("prepare", ["sh", "-c", script], mounts=[mount])],
+                "containers": [container("prepare", ["sh", "-c", script], mounts=[mount])],
                 "volumes": [{"name": "top", "hostPath": {"path": LOCAL_FOLDER, "type": "DirectoryOrCreate"}}],
             },
         }
@@ -196,7 +196,7 @@ class Workload:
             "spec": {
                 "terminationGracePeriodSeconds": 0,
                 "nodeSelector": dict(self.node_selector),
-                "containers": [_container("app", ["tail", "-f", "/dev/null"], mounts=mounts, devices=devices)],
+                "containers": [container("app", ["tail", "-f", "/dev/null"], mounts=mounts, devices=devices)],
                 "volumes": [{"name": v.name, **self._source(v)} for v in self.volumes],
             },
         }
@@ -217,7 +217,7 @@ class Workload:
                 return {"persistentVolumeClaim": {"claimName": volume.name}}
 
 
-def _container(
+def container(
     name: str, command: Sequence[str], *, mounts: Sequence[Object] = (), devices: Sequence[Object] = ()
 ) -> Object:
     return {

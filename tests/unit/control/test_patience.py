@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from agent.control.v1 import jobs_pb2, limits_pb2, node_pb2, snapshots_pb2
 from agent.kube.api import AccessReview
 from agent.kube.reviews import Identity
 from agent.movers.answers import Piece
-from agent.movers.spec import JobSpec, Look, ReadFile, Secrets
+from agent.movers.spec import JobSpec, Look, Progress, ReadFile, RestoreTree, Secrets
 from agent.movers.supervisor import JobCallbacks
 from agent.testing.fake_reviewer import FakeReviewer
 from tests.unit.control import control_kit
@@ -84,6 +84,14 @@ async def until(what: Any) -> None:
     async with asyncio.timeout(60):
         while not what():  # noqa: ASYNC110 - what is counted is not told
             await asyncio.sleep(0.01)
+
+
+async def at_rest(count: Callable[[], int]) -> None:
+    """Returns when a number that grew does not any more."""
+    settled, seen = 0, -1
+    while settled < 50:
+        settled, seen = (settled + 1, seen) if seen == count() else (0, count())
+        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -156,15 +164,69 @@ async def test_a_slow_reader_of_a_file_is_not_read_ahead_for(by_token: TlsAgent,
     async with by_token.listening(), by_token.client(token="t") as client:
         stream = client.read(APP, "s", b"f")
         await anext(stream)
-        settled, seen = 0, -1
-        while settled < 50:  # nobody reads: what is taken from the worker comes to a stand
-            settled, seen = (settled + 1, seen) if seen == fountain.taken else (0, fountain.taken)
-            await asyncio.sleep(0.01)
+        await at_rest(lambda: fountain.taken)  # nobody reads
         assert fountain.taken <= 16 * MIB, "what fills the buffers between them"
         got = sum([len(await anext(stream)) for _ in range(200)])
         assert fountain.taken <= got + 16 * MIB
         await stream.aclose()
         await until(lambda: fountain.running == 0)
+
+
+class Restore(FakeWorker):
+    """A restore with news whenever it is asked, until it is over: knows how often it was, and whether it lives."""
+
+    def __init__(self) -> None:
+        self.told = 0
+        self.running = 0
+        self.over = False
+
+    @asynccontextmanager
+    async def job(
+        self, spec: JobSpec, secrets: Secrets, callbacks: JobCallbacks | None = None
+    ) -> AsyncIterator[FakeWorker]:
+        assert isinstance(spec.work, RestoreTree)
+        self.running += 1
+        try:
+            yield self
+        finally:
+            self.running -= 1
+
+    async def updates(self) -> AsyncIterator[Progress]:
+        while not self.over:
+            self.told += 1
+            yield Progress(files_done=self.told, current="x" * 4_000)
+
+
+@pytest.fixture
+def restore(by_token: TlsAgent, monkeypatch: pytest.MonkeyPatch) -> Restore:
+    restore = Restore()
+    monkeypatch.setattr(FakeRepositories, "runner", restore)
+    by_token.grant("alice", "SnapshotService/RestorePath")
+    return restore
+
+
+async def test_a_slow_reader_of_a_restore_is_told_its_result_and_piles_nothing_up(
+    by_token: TlsAgent, restore: Restore
+) -> None:
+    async with by_token.listening(), by_token.client(token="t") as client:
+        stream = client.restore(snapshots_pb2.RestorePathRequest(repository=APP, snapshot="s"))
+        await anext(stream)
+        await at_rest(lambda: restore.told)  # nobody reads
+        assert restore.told * 4_000 <= 16 * MIB, "what fills the buffers between them"
+        assert restore.running == 1, "and the restore goes on"
+        restore.over = True
+        *_, last = [answer async for answer in stream]
+        assert last.result.files == 1
+        assert restore.running == 0
+
+
+async def test_who_leaves_a_restore_without_reading_ends_it(by_token: TlsAgent, restore: Restore) -> None:
+    async with by_token.listening(), by_token.client(token="t") as client:
+        stream = client.restore(snapshots_pb2.RestorePathRequest(repository=APP, snapshot="s"))
+        await anext(stream)
+        await at_rest(lambda: restore.told)
+        await stream.aclose()
+        await until(lambda: restore.running == 0)
 
 
 async def test_a_reader_who_leaves_ends_its_worker(by_token: TlsAgent, fountain: Fountain) -> None:

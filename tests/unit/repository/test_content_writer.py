@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 
@@ -149,6 +150,24 @@ async def test_a_deleted_content_is_written_anew_and_wins_over_its_deletion() ->
     assert not entry.deleted
     assert entry.pack != old.pack
     assert entry.time_s == START_NS // 10**9 + 2
+
+
+async def test_writing_a_content_again_takes_back_a_deletion_that_is_not_in_force_yet() -> None:
+    clock = VirtualClock(jump=False)
+    storage = MemoryStorage(clock)
+    kit = await open_kit(storage, clock=clock)
+    async with kit.writer() as writer:
+        data = [b"phoenix", b"ashes", b"egg"]
+        ids = await in_thread(writer.write_contents, data[:2])
+        await writer.flush()
+        for cid in ids:
+            await in_thread(writer._contents.delete_content, kit.index.find(cid))
+        assert await in_thread(writer.write_contents, [data[0], data[2], data[0]]) == [ids[0], mock.ANY, ids[0]]
+        assert (writer.stats.contents_written, writer.stats.contents_deduplicated) == (4, 1)
+    other = await open_kit(storage, clock=clock)
+    assert [other.index.find(cid).deleted for cid in ids] == [False, True]
+    assert other.index.find(ids[0]).time_s == START_NS // 10**9 + 2
+    assert [await other.contents.get(ids[0])] == data[:1]
 
 
 async def test_a_flush_of_deletions_only_writes_an_index_and_no_pack() -> None:

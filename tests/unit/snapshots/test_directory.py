@@ -226,3 +226,22 @@ def test_a_run_of_unchanged_entries_ends_at_the_first_other():
     assert _native.unchanged_run(prefixes, 0, raws, 1) == 0
     assert _native.unchanged_run(prefixes, 0, [prefixes[0] + b'"}'], 0) == 0
     assert _native.unchanged_run(prefixes, 5, raws, 5) == 0
+
+
+def test_slices_give_the_same_entries_some_at_a_time():
+    encoder = DirectoryEncoder()
+    raws = [b'{"name":"%07d","type":"f"}' % number for number in range(20_000)]
+    data = encoder.entries(b",".join(raws)) + encoder.end(DirectorySummary())
+    parser = DirectoryParser()
+    slices = list(parser.feed_slices(data))
+    assert [raw for found in slices for raw in found] == raws
+    assert max(map(len, slices)) < 4_000
+    assert parser.close() == DirectorySummary()
+
+
+def test_slices_grow_with_a_value_that_goes_on():
+    long = b'{"name":"' + b"x" * (4 << 20) + b'"}'
+    parser = DirectoryParser()
+    slices = list(parser.feed_slices(b'{"stream":"kopia:directory","entries":[' + long + b"]}"))
+    assert [raw for found in slices for raw in found] == [long]
+    assert len(slices) < 12, "each would scan and copy what there was before"
