@@ -233,6 +233,8 @@ class ContentWriter:
         """This pack is in the store and its memory free."""
         with self._changed:
             self._buffers.release(pack.buffer)
+            if self._current is None:  # the last flush, mostly: its indexes take memory, too
+                self._buffers.clear()
             self._on_their_way -= 1
             session.uploading -= 1
             self._stats.packs_uploaded += 1
