@@ -26,7 +26,12 @@ from hack.node.layout import NODE_IP, S3_ACCESS_KEY, S3_BUCKET, S3_PORT, S3_SECR
 from hack.node.tools import tool
 
 AGENTS: Final = ("lighterage", "stock")
-_SERVER_OPTIONS: Final = ("--item-operation-sync-frequency=1s", "--concurrent-backups=4")
+_SERVER_OPTIONS: Final = (
+    "--item-operation-sync-frequency=1s",
+    "--concurrent-backups=4",
+    # The server works on one repository at a time: in an hour tests make dozens, and then each would be due.
+    "--default-repo-maintain-frequency=24h",
+)
 """Velero asks after data movement every ten seconds by default, which hides what the agent takes; and it makes one
 backup after the other, which would let tests wait for one another."""
 _AGENT_OPTIONS: Final = ("--data-mover-prepare-timeout=40s",)
