@@ -12,7 +12,7 @@ from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.direct import data_download, data_upload, jobs_of, waiting_claim
 from tests.e2e.node_faults import NodeFaults, node_faults
 from tests.e2e.velero import MOVE, Velero
-from tests.e2e.workload import Volume, Workload
+from tests.e2e.workload import Workload, container
 
 
 @pytest.fixture
@@ -29,6 +29,16 @@ def slow_uploads(cluster: Cluster) -> Iterator[None]:
     yield
     for agent in agents:
         cluster.execute(VELERO_NAMESPACE, agent, "lighter", "agent", "limits", "--reset")
+
+
+def _hold_up(app: Workload) -> None:
+    """A pod that comes after that of the application, and whose hook keeps the backup in progress for two minutes."""
+    hook = {"pre.hook.backup.velero.io/command": '["sleep", "120"]', "pre.hook.backup.velero.io/timeout": "3m"}
+    metadata = {"name": "held-up", "namespace": app.namespace, "annotations": hook}
+    containers = [container("app", ["tail", "-f", "/dev/null"])]
+    spec = {"terminationGracePeriodSeconds": 0, "containers": containers}
+    app.cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    app.cluster.wait("it runs", 60, lambda: phase(app.cluster.get("Pod", "held-up", app.namespace)) == "Running")
 
 
 @pytest.mark.check(17)
@@ -186,16 +196,14 @@ def test_server_restarted_while_its_backup_waits_for_data(app: Workload, cluster
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 def test_server_restarted_while_its_backup_is_in_progress_has_its_uploads_canceled(
-    applications: Applications, cluster: Cluster, slow_uploads: None, velero: Velero
+    app: Workload, cluster: Cluster, slow_uploads: None, velero: Velero
 ) -> None:
-    # What runs after the volume's snapshot keeps the backup itself in progress while its data moves.
-    keep = {"post.hook.backup.velero.io/command": '["sleep", "120"]', "post.hook.backup.velero.io/timeout": "3m"}
-    app = applications.deploy(Volume("files"), annotations=keep)
     app.make("files", "large")
+    _hold_up(app)
     velero.start_backup(app.namespace, app.namespace, MOVE)
     _wait_for_phase(app, "InProgress")
     assert phase(cluster.get("Backup", app.namespace, VELERO_NAMESPACE)) == "InProgress"
-    velero.restart()
+    velero.kill()
     velero.wait_for_backup(app.namespace, expect="Failed", seconds=120)
 
     def phases() -> list[str]:

@@ -45,6 +45,20 @@ class Velero:
         self._cluster.kubectl("rollout", "restart", "deployment/velero", place)
         self._cluster.kubectl("rollout", "status", "deployment/velero", place, "--timeout=90s")
 
+    def kill(self) -> None:
+        """End the server without asking, and wait until another one works: asked, it first ends what it does."""
+        killed = {pod["metadata"]["name"] for pod in self._servers()}
+        for name in killed:
+            self._cluster.delete("Pod", name, VELERO_NAMESPACE, grace=0)
+
+        def another() -> bool:
+            return any(pod["metadata"]["name"] not in killed and _is_ready(pod) for pod in self._servers())
+
+        self._cluster.wait("another server works", 90, another, show=self._cluster.describe_velero_namespace)
+
+    def _servers(self) -> list[Object]:
+        return self._cluster.list("Pod", VELERO_NAMESPACE, "deploy=velero")
+
     def wait_until_available(self) -> None:
         """After an outage: the server looks at its location once a minute, and refuses work until then."""
 
@@ -131,6 +145,10 @@ class Velero:
             if claim.get("namespace") == VELERO_NAMESPACE and claim.get("name", "").removesuffix("-cache") in names:
                 left.append(f"PersistentVolume {found['metadata']['name']}")
         return left
+
+
+def _is_ready(pod: Object) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", []))
 
 
 def _movement(kind: str, found: Object) -> Movement:
