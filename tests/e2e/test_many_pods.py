@@ -37,6 +37,18 @@ def _pod(namespace: str, name: str) -> Object:
     }
 
 
+@pytest.fixture
+def small_waiters(cluster: Cluster) -> Iterator[None]:
+    """What Velero adds to restored pods to wait for their volumes asks for a tenth of a processor, for ever."""
+    name = "small-waiters"
+    labels = {"velero.io/plugin-config": "", "velero.io/pod-volume-restore": "RestoreItemAction"}
+    metadata = {"name": name, "namespace": VELERO_NAMESPACE, "labels": labels}
+    data = {"cpuRequest": "1m", "memRequest": "16Mi"}
+    cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    yield
+    cluster.delete("ConfigMap", name, VELERO_NAMESPACE)
+
+
 def _wait_for(cluster: Cluster, namespace: str, count: int) -> None:
     def running() -> int:
         return sum(phase(pod) == "Running" for pod in cluster.list("Pod", namespace))
@@ -55,6 +67,7 @@ def crowd(applications: Applications, cluster: Cluster, agents: AgentSwitch) -> 
 
 
 @pytest.mark.check(35)
+@pytest.mark.usefixtures("small_waiters")
 def test_hooks_of_fifty_pods_run_around_their_volumes(
     applications: Applications, cluster: Cluster, crowd: Workload, velero: Velero
 ) -> None:
