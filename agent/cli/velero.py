@@ -31,7 +31,7 @@ def translate(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point of `/velero` in the image; never returns."""
+    """Run the agent for Velero's command line; never returns."""
     from agent.cli.main import main as lighter
 
     try:

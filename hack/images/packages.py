@@ -69,7 +69,7 @@ def write_commands(root: Path) -> None:
     (root / BIN).mkdir(parents=True, exist_ok=True)
     commands = {root / BIN / name: entry for name, entry in points["console_scripts"].items()}
     # Only here: elsewhere it would stand before Velero's own program.
-    commands[root / "velero"] = "agent.cli.velero:main"
+    commands[root / "velero"] = "agent.cli.start:velero"
     for place, entry in commands.items():
         module, _, function = entry.partition(":")
         lines = [
