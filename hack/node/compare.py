@@ -141,7 +141,7 @@ def main() -> None:
                         bench.measure(row, agent)
     finally:
         agents.restore()
-        print("\n".join([f"Medians of {rounds} rounds.", "", *bench.lines()]), flush=True)
+        print("\n".join([f"Medians; rounds: {rounds}.", "", *bench.lines()]), flush=True)
 
 
 if __name__ == "__main__":
