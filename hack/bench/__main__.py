@@ -57,11 +57,8 @@ class Bench:
 
     def done(self, dataset: str) -> set[int]:
         """Rounds of this data set that are complete in the results file."""
-        if not self._results.exists():
-            return set()
         rounds: dict[int, set[tuple[str, str]]] = {}
-        for line in self._results.read_text().splitlines():
-            sample = json.loads(line)
+        for sample in report.samples_of(self._results):
             if (sample["dataset"], sample["store"]) == (dataset, self._kind):
                 rounds.setdefault(sample["round"], set()).add((sample["tool"], sample["action"]))
         last = ("lighterage", "restore") if datasets.ALL[dataset].memory_only else ("cp -a", "restore")

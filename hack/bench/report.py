@@ -9,6 +9,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hack.bench.datasets import ALL
 
@@ -22,10 +23,15 @@ _TOOLS = ("lighterage", "kopia", "restic", "cp -a")
 _Key = tuple[str, str, str]
 
 
+def samples_of(results: Path) -> list[dict[str, Any]]:
+    """What was measured, command by command; without what an older bench measured, which lacks a figure."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    return [sample for line in lines if "sync_s" in (sample := json.loads(line))]
+
+
 def _medians(results: Path) -> dict[_Key, dict[str, dict[str, float]]]:
     samples: dict[_Key, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
-    for line in results.read_text().splitlines():
-        sample = json.loads(line)
+    for sample in samples_of(results):
         key = (sample["dataset"], sample["store"], sample["action"])
         samples[key][sample["tool"]].append(
             {
