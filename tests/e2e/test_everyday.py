@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object
 from tests.e2e.conftest import Applications, Comparison
+from tests.e2e.guide import agent_pod
 from tests.e2e.object_store import ObjectStore
 from tests.e2e.velero import MOVE, POD_VOLUMES, Velero
 from tests.e2e.workload import Volume, Workload
@@ -112,5 +113,5 @@ def test_the_bundle_of_velero_debug_has_the_logs_of_the_agent(
             for member in files.getmembers()
             if "node-agent" in member.name and (file := files.extractfile(member)) is not None
         }
-    (agent,) = (pod["metadata"]["name"] for pod in cluster.list("Pod", VELERO_NAMESPACE, "role=node-agent"))
+    agent = agent_pod(cluster)
     assert any(agent in name and moved.name in text for name, text in logs.items()), sorted(logs)
