@@ -340,8 +340,9 @@ async def test_pending_entries_are_flushed_by_themselves_when_there_are_many() -
     storage = MemoryStorage()
     kit = await open_kit(storage)
     async with kit.writer(flush_entries=100) as writer:
-        ids = await in_thread(lambda: [writer.write_content(b"%d" % n) for n in range(1000)])
+        ids = await in_thread(lambda: [writer.write_content(b"%d" % n) for n in range(100)])
         await eventually(lambda: kit.contents.find(ids[0]) is not None)
+        ids += await in_thread(lambda: [writer.write_content(b"%d" % n) for n in range(100, 110)])
     assert all(kit.contents.find_many(ids))
     assert len([name for name in storage.blobs if name[0] == "x"]) > 1
 
