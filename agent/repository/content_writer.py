@@ -31,7 +31,7 @@ from agent.repository.ids import NO_PREFIX, ContentId, content_text
 from agent.repository.index_build import MAX_SHARD_ENTRIES, build_shards
 from agent.repository.index_entry import IndexEntry, next_time
 from agent.repository.index_rows import build_rows_index, row_entries
-from agent.repository.pack import PREAMBLE_LENGTH, new_pack_id, pack_prefix
+from agent.repository.pack import DATA_PREFIX, PREAMBLE_LENGTH, new_pack_id, pack_prefix
 from agent.repository.pack_writer import (
     OpenPack,
     PackBuffers,
@@ -137,7 +137,8 @@ class ContentWriter:
         self._clock = clock
         self._random = random
         room = len(pack_format.recovery_block) + PREAMBLE_LENGTH
-        self._buffers = PackBuffers(room + pack_format.max_pack_size + limits.largest_content, limits.parallel_uploads)
+        usual = room + pack_format.max_pack_size
+        self._buffers = PackBuffers(usual, limits.largest_content, limits.parallel_uploads)
         self._changed = threading.Condition()
         self._current: WriteSession | None = None
         self._flushing: list[WriteSession] = []
@@ -384,7 +385,7 @@ class ContentWriter:
     def _open_pack(self, session: WriteSession, letter: str, size: int) -> OpenPack:
         room = len(self.pack_format.recovery_block) + PREAMBLE_LENGTH
         blob_id = new_pack_id(letter, session.session_id, self._random)
-        buffer = self._buffers.acquire(room + size)
+        buffer = self._buffers.acquire(room + size, fresh=letter != DATA_PREFIX)
         pack = OpenPack(len(session.packs), blob_id, buffer, self.pack_format, self._random)
         session.packs.append(blob_id)
         session.open_packs[letter] = pack

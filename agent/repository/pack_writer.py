@@ -47,20 +47,27 @@ class PackBuffers:
     was used is kept for the next pack, because touching fresh memory costs several times what sealing into it does.
     """
 
-    def __init__(self, size: int, keep: int) -> None:
-        self.size = size
+    def __init__(self, usual: int, largest: int, keep: int) -> None:
+        """A pack has `usual` bytes and now and then up to `largest` more; `keep` mappings wait for the next pack."""
+        self.size = usual + largest
+        self._usual = -(-usual // mmap.PAGESIZE) * mmap.PAGESIZE
         self._keep = keep
         self._free: list[mmap.mmap] = []
 
-    def acquire(self, at_least: int) -> mmap.mmap:
-        """A mapping of `size` bytes, or one of its own when that is not enough."""
-        if at_least <= self.size and self._free:
+    def acquire(self, at_least: int, *, fresh: bool = False) -> mmap.mmap:
+        """A mapping of `size` bytes, or one of its own when that is not enough.
+
+        A `fresh` one has memory only where it is filled: for a pack that may stay open and small for long.
+        """
+        if at_least <= self.size and self._free and not fresh:
             return self._free.pop()
         return mmap.mmap(-1, max(at_least, self.size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def release(self, buffer: mmap.mmap) -> None:
         """Take back a mapping that nobody reads or writes any more."""
         if len(buffer) == self.size and len(self._free) < self._keep:
+            if self._usual < self.size:
+                buffer.madvise(mmap.MADV_DONTNEED, self._usual, self.size - self._usual)
             self._free.append(buffer)
 
     def clear(self) -> None:

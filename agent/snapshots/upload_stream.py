@@ -21,8 +21,12 @@ from agent.snapshots.progress import Cancellation, UploadProgress
 from agent.snapshots.upload_chunks import Chunks, ChunkSource, Holes, Slabs
 from agent.snapshots.upload_plan import FilePlan
 
-READ_PIECE = 1024 * 1024
-"""Bytes read at once; what is cut behind the last chunk of a slab, and has to be moved, is less."""
+READ_PIECE = 2 * 1024 * 1024
+"""Bytes read at once, to a multiple of it; what is cut behind the last chunk of a slab, and has to be moved, is less.
+
+The page cache reads ahead in folios of up to this size, and drops a whole folio once a part of it was `read_once`:
+smaller pieces have the disk read the rest again.
+"""
 LARGEST_CHUNK = 16 * 1024 * 1024
 """Of any splitter that a policy may name; slabs are touched no further than the splitter in use needs."""
 _LEAST_BATCH = 4 * 1024 * 1024
@@ -76,7 +80,8 @@ class StreamUpload:
                     if at == end:
                         break
                     continue
-                wanted = READ_PIECE if end is None else min(READ_PIECE, end - at)
+                piece = READ_PIECE - at % READ_PIECE
+                wanted = piece if end is None else min(piece, end - at)
                 got = source.readinto_at(slab[filled : filled + wanted], at)
                 self._progress.read(got)
                 at += got

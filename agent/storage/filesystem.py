@@ -85,8 +85,8 @@ class FilesystemStorage:
 
     @property
     def parallel_puts(self) -> int:
-        """One: the disk is kept busy, and the next is made meanwhile."""
-        return 1
+        """Two: while the one is synced, the disk has the other to write."""
+        return 2
 
     async def get(self, blob_id: BlobId, offset: int = 0, length: int | None = None) -> Buffer:
         """The asked range of the file."""
