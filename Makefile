@@ -34,7 +34,7 @@ unit: venv  ## unit and property tests
 	@hack/tool helm >/dev/null
 	@hack/tool grpcurl >/dev/null
 	@hack/system-packages prometheus
-	$(BIN)/pytest tests/unit -n 2
+	hack/again "-n 2" $(BIN)/pytest tests/unit
 
 storage: venv  ## storage tests against real servers on loopback
 	hack/again "-n 2" $(BIN)/pytest tests/storage

@@ -46,6 +46,8 @@ from agent.storage.base import Buffer
 MAX_CONTENT_LENGTH = (1 << 28) - 1
 """Of plaintext and of the sealed form: what index entries can hold (§4.3)."""
 _IV_LENGTH = 16
+_WELL_BEGUN = 0.25
+"""Of a pack, filled while the one before was put: memory is worth keeping for the next one."""
 
 
 class ContentIndex(Protocol):
@@ -234,9 +236,9 @@ class ContentWriter:
         """This pack is in the store and its memory free."""
         with self._changed:
             self._buffers.release(pack.buffer)
-            if self._current is None:  # the last flush, mostly: its indexes take memory, too
-                self._buffers.clear()
             self._on_their_way -= 1
+            if not self._on_their_way and not self._filled(_WELL_BEGUN):
+                self._buffers.clear()  # the store is far ahead of us, or this is the end
             session.uploading -= 1
             self._stats.packs_uploaded += 1
             self._stats.bytes_uploaded += pack.length
@@ -244,6 +246,11 @@ class ContentWriter:
             last = session.closing and not session.uploading
         if last:
             self._sink.session_changed()
+
+    def _filled(self, share: float) -> bool:
+        """Whether a pack is open and full to this share. With the lock held."""
+        packs = () if self._current is None else self._current.open_packs.values()
+        return any(pack.length >= share * self.pack_format.max_pack_size for pack in packs)
 
     def build_indexes(self, session: WriteSession) -> Sequence[bytes]:
         """The index blobs of a closing session that is sealed, plaintext. Thread side."""
