@@ -1,7 +1,6 @@
 """Unmodified Velero with its plug-in for AWS, and the node agent: the stock one or ours.
 
-The objects are those that `velero install --use-node-agent` makes. For our agent only the image of the DaemonSet
-differs, which is the promise of a drop-in replacement.
+Velero and its own agent are what `velero install --use-node-agent` makes; our agent is what users apply.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from hack.images.catalog import AGENT, IMAGES, PLUGIN, VELERO
+from hack.images.catalog import IMAGES
+from hack.node.agents import Object, container, our_agent, stock_agent, velero_install
 from hack.node.daemons import StartFailed, say, wait_until
 from hack.node.images import import_image
 from hack.node.layout import NODE_IP, S3_ACCESS_KEY, S3_BUCKET, S3_PORT, S3_SECRET_KEY, Layout
@@ -34,7 +34,6 @@ _SERVER_OPTIONS: Final = (
 )
 """Velero asks after data movement every ten seconds by default, which hides what the agent takes; and it makes one
 backup after the other, which would let tests wait for one another."""
-_AGENT_OPTIONS: Final = ("--data-mover-prepare-timeout=40s",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +65,14 @@ def install(target: Target, agent: str, *, agent_digest: str) -> None:
     target.secret_file.write_text(
         f"[default]\naws_access_key_id={S3_ACCESS_KEY}\naws_secret_access_key={S3_SECRET_KEY}\n"
     )
-    objects = list(_objects(target, agent, agent_digest))
+    objects = list(_velero(target))
     definitions = [found for found in objects if found["kind"] == "CustomResourceDefinition"]
     _apply(target, definitions)
     kubectl(target.kubeconfig, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
     _apply(target, [found for found in objects if found["kind"] != "CustomResourceDefinition"])
+    node_agent = _agent(target, agent, agent_digest)
+    _make_room(target, node_agent)
+    _apply(target, node_agent)
     for what in ("deployment/velero", "daemonset/node-agent"):
         started = time.monotonic()
         kubectl(target.kubeconfig, "--namespace=velero", "rollout", "status", what, "--timeout=120s")
@@ -80,47 +82,42 @@ def install(target: Target, agent: str, *, agent_digest: str) -> None:
     say("       the backup storage location is Available")
 
 
-def _objects(target: Target, agent: str, agent_digest: str) -> Iterator[dict[str, Any]]:
-    """What `velero install` makes, with the options of tests, and with our agent if it is to be."""
+def _velero(target: Target) -> Iterator[Object]:
+    """All but the agent."""
     location = f"region=us-east-1,s3ForcePathStyle=true,s3Url={target.s3_url}"
-    requests = [f"--{pod}-pod-{kind}-request=0" for pod in ("velero", "node-agent") for kind in ("cpu", "mem")]
-    made = subprocess.run(
-        [
-            tool("velero"),
-            "install",
-            "--dry-run",
-            "--output=json",
-            "--provider=aws",
-            f"--image={VELERO.removeprefix('docker.io/')}",
-            f"--plugins={PLUGIN.removeprefix('docker.io/')}",
-            f"--bucket={S3_BUCKET}",
-            f"--secret-file={target.secret_file}",
-            f"--backup-location-config={location}",
-            "--use-node-agent",
-            "--use-volume-snapshots=false",
-            "--features=EnableCSI",
-            *requests,
-        ],
-        stdout=subprocess.PIPE,
-        check=True,
+    made = velero_install(
+        target.kubeconfig,
+        "--provider=aws",
+        f"--bucket={S3_BUCKET}",
+        f"--secret-file={target.secret_file}",
+        f"--backup-location-config={location}",
     )
-    for found in json.loads(made.stdout)["items"]:
+    for found in made:
         if found["kind"] == "Deployment":
-            _container(found)["args"] += _SERVER_OPTIONS
+            container(found)["args"] += _SERVER_OPTIONS
+        if found["kind"] != "DaemonSet":
+            yield found
+
+
+def _agent(target: Target, agent: str, digest: str) -> list[Object]:
+    if agent == "stock":
+        return [stock_agent(target.kubeconfig)]
+    objects = our_agent()
+    for found in objects:
         if found["kind"] == "DaemonSet":
-            container = _container(found)
-            container["args"] += _AGENT_OPTIONS
-            if agent == "lighterage":
-                container["image"] = AGENT.removeprefix("docker.io/")
-                # A new image under the same name makes new pods.
-                annotations = found["spec"]["template"]["metadata"].setdefault("annotations", {})
-                annotations["lighterage.test/digest"] = agent_digest
-        yield found
+            # A new image under the same name makes new pods.
+            found["spec"]["template"]["metadata"].setdefault("annotations", {})["lighterage.test/digest"] = digest
+    return objects
 
 
-def _container(workload: dict[str, Any]) -> dict[str, Any]:
-    container: dict[str, Any] = workload["spec"]["template"]["spec"]["containers"][0]
-    return container
+def _make_room(target: Target, agent: list[Object]) -> None:
+    """An agent of the other kind goes first: of two DaemonSets that were merged neither would be tried."""
+    place = ("--namespace=velero", "daemonset", "node-agent", "--ignore-not-found")
+    account = "{.spec.template.spec.serviceAccountName}"
+    there = kubectl(target.kubeconfig, "get", *place, f"--output=jsonpath={account}").strip()
+    (wanted,) = (found for found in agent if found["kind"] == "DaemonSet")
+    if there not in {"", wanted["spec"]["template"]["spec"]["serviceAccountName"]}:
+        kubectl(target.kubeconfig, "delete", *place, "--cascade=foreground")
 
 
 def _bucket_exists(url: str) -> bool:
@@ -139,7 +136,7 @@ def _bucket_exists(url: str) -> bool:
     return True
 
 
-def _apply(target: Target, objects: list[dict[str, Any]]) -> None:
+def _apply(target: Target, objects: list[Object]) -> None:
     document = {"apiVersion": "v1", "kind": "List", "items": objects}
     apply = ("apply", "--server-side", "--force-conflicts", "--filename=-")
     kubectl(target.kubeconfig, *apply, given=json.dumps(document))

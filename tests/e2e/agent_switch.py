@@ -1,32 +1,48 @@
-"""Changes the node agent of the cluster: only the image of the DaemonSet `node-agent`, as a user does."""
+"""Changes the node agent of the cluster as a user does: one DaemonSet goes, the other's manifests are applied."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
+from hack.node import agents
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object, show
 
-STOCK: Final = os.environ.get("E2E_STOCK_IMAGE", "velero/velero:v1.18.2")
-OURS: Final = os.environ.get("E2E_AGENT_IMAGE", "lighterage/lighterage:dev")
+STOCK: Final = os.environ.get("E2E_STOCK_IMAGE", agents.STOCK)
+OURS: Final = os.environ.get("E2E_AGENT_IMAGE", agents.OURS)
+OUR_MANIFESTS: Final = Path(os.environ.get("E2E_AGENT_MANIFESTS", agents.OUR_MANIFESTS))
+
+_PLACE: Final = f"--namespace={VELERO_NAMESPACE}"
+_UNTIL_ENDED: Final = 150
+"""Seconds: what an agent of ours may take to save what its backups have, and some."""
+_UNTIL_READY: Final = 240
+"""Seconds; an agent that could not say that it ended is waited for."""
 
 
 class AgentSwitch:
-    """The DaemonSet's image, and the way back to what it was."""
+    """The DaemonSet `node-agent`, and the way back to what it was.
+
+    Rights stay when an agent goes, as the guide has it: those of ours do not disturb Velero's.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._before = self.image
-        self._options_before: list[str] = self._container()["args"]
+        self._patient = False
+        found = self._daemon_set()
+        kept = ("name", "namespace", "labels")
+        self._before: Object = {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {name: found["metadata"].get(name) for name in kept},
+            "spec": found["spec"],
+        }
+        self._image_before = self.image
 
     @property
     def image(self) -> str:
-        return str(self._container()["image"])
-
-    def _container(self) -> dict[str, Any]:
-        container: dict[str, Any] = self._daemon_set()["spec"]["template"]["spec"]["containers"][0]
-        return container
+        return str(agents.container(self._daemon_set())["image"])
 
     def _daemon_set(self) -> Object:
         found = self._cluster.get("DaemonSet", "node-agent", VELERO_NAMESPACE)
@@ -34,16 +50,58 @@ class AgentSwitch:
         return found
 
     def use(self, image: str) -> None:
-        """Change the image, and wait until it runs on every node."""
+        """Have the stock agent or ours run on every node, each by its own manifests."""
         if image == self.image:
             return
-        container = {"name": "node-agent", "image": image}
-        self._cluster.kubectl(
-            "set", "image", "daemonset/node-agent", f"{container['name']}={image}", f"--namespace={VELERO_NAMESPACE}"
-        )
+        if image == self._image_before:
+            self.put_back()
+        elif image == OURS:
+            self._replace(agents.our_agent(OUR_MANIFESTS))
+        else:
+            self._replace([self._stock(image)])
+
+    def drop_in(self) -> None:
+        """Have ours run by the stock agent's manifest, of which only the image is changed; until `restore`."""
+        self._replace([self._stock(OURS)])
+
+    def _stock(self, image: str) -> Object:
+        return agents.stock_agent(Path(self._cluster.kubeconfig), image)
+
+    def be_patient(self) -> None:
+        """Without the short time-out that `hack/cluster` gives agents to prepare a volume; until `restore`."""
+        self._patient = True
+        if self._with_options(self._before) != self._before:
+            self._replace([self._before])
+
+    def put_back(self) -> None:
+        """The agent under test, with all that it brings, whatever became of it."""
+        rights = agents.our_agent(OUR_MANIFESTS) if self._image_before == OURS else []
+        self._replace([*(found for found in rights if found["kind"] != "DaemonSet"), self._before])
+
+    def restore(self) -> None:
+        """The agent under test as it was, unless nothing has changed."""
+        self._patient = False
+        found = self._cluster.get("DaemonSet", "node-agent", VELERO_NAMESPACE)
+        if found is None or found["spec"] != self._before["spec"]:
+            self.put_back()
+
+    def _replace(self, objects: list[Object]) -> None:
+        delete = ("delete", "daemonset", "node-agent", _PLACE, "--ignore-not-found", "--cascade=foreground")
+        self._cluster.kubectl(*delete, seconds=_UNTIL_ENDED)
+        listed = {"apiVersion": "v1", "kind": "List", "items": [self._with_options(found) for found in objects]}
+        apply = ("apply", "--server-side", "--force-conflicts", "--filename=-")
+        self._cluster.kubectl(*apply, given=json.dumps(listed))
         self.wait_until_ready()
 
-    def wait_until_ready(self, seconds: float = 90) -> None:
+    def _with_options(self, found: Object) -> Object:
+        if found["kind"] != "DaemonSet" or not self._patient:
+            return found
+        changed: Object = json.loads(json.dumps(found))
+        container = agents.container(changed)
+        container["args"] = [one for one in container["args"] if not one.startswith(agents.PREPARE_TIMEOUT)]
+        return changed
+
+    def wait_until_ready(self, seconds: float = _UNTIL_READY) -> None:
         def ready() -> bool:
             found = self._daemon_set()
             status = found["status"]
@@ -52,19 +110,3 @@ class AgentSwitch:
             return bool(observed and status.get("updatedNumberScheduled") == wanted == status.get("numberAvailable"))
 
         self._cluster.wait("the node agent runs", seconds, ready, show=lambda: show(self._daemon_set()))
-
-    def be_patient(self) -> None:
-        """Without the short time-out that `hack/cluster` gives agents to prepare a volume, for the sake of tests."""
-        self._set_options([one for one in self._options_before if not one.startswith("--data-mover-prepare-timeout")])
-
-    def _set_options(self, options: list[str]) -> None:
-        if options == self._container()["args"]:
-            return
-        change = [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": options}]
-        place = f"--namespace={VELERO_NAMESPACE}"
-        self._cluster.kubectl("patch", "daemonset/node-agent", place, "--type=json", f"--patch={json.dumps(change)}")
-        self.wait_until_ready()
-
-    def restore(self) -> None:
-        self._set_options(self._options_before)
-        self.use(self._before)

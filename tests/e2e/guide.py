@@ -12,12 +12,10 @@ from typing import Final
 
 from agent.testing.control_plane_process import tool
 from tests.e2e.agent_switch import OURS, STOCK, AgentSwitch
-from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object
+from tests.e2e.cluster import VELERO_NAMESPACE, Cluster
 from tests.e2e.workload import IMAGE
 from tests.shell_blocks import ROOT, of, script
 
-_UNTIL_READY: Final = 240
-"""Seconds; an agent that could not say that it ended is waited for."""
 _CLEAR: Final = (
     "kubectl -n velero delete daemonset node-agent --ignore-not-found",
     "kubectl -n velero wait --for=delete pods -l role=node-agent --timeout=150s",
@@ -98,15 +96,6 @@ class Seat:
         self._cluster = cluster
         self._guide = guide
         self._agents = agents
-        found = cluster.get("DaemonSet", "node-agent", VELERO_NAMESPACE)
-        assert found is not None
-        kept = ("name", "namespace", "labels")
-        self._before: Object = {
-            "apiVersion": "apps/v1",
-            "kind": "DaemonSet",
-            "metadata": {name: found["metadata"].get(name) for name in kept},
-            "spec": found["spec"],
-        }
 
     def stock(self) -> None:
         """As `velero install` leaves it."""
@@ -114,7 +103,7 @@ class Seat:
 
     def ready(self) -> str:
         """The name of the agent's pod, when it runs."""
-        self._agents.wait_until_ready(_UNTIL_READY)
+        self._agents.wait_until_ready()
         return agent_pod(self._cluster)
 
     def clear(self) -> None:
@@ -124,5 +113,4 @@ class Seat:
 
     def restore(self) -> None:
         self.clear()
-        self._cluster.create(self._before)
-        self._agents.wait_until_ready(_UNTIL_READY)
+        self._agents.put_back()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.e2e.agent_switch import AgentSwitch
@@ -40,23 +38,13 @@ def app(applications: Applications) -> Workload:
 
 
 @pytest.fixture
-def missing_image(agents: AgentSwitch, cluster: Cluster) -> Iterator[str]:
+def missing_image(agents: AgentSwitch, cluster: Cluster) -> str:
     """New pods of the agent's template get an image that is nowhere; the agent itself stays."""
-    good = agents.image
     place = {"updateStrategy": {"type": "OnDelete", "rollingUpdate": None}}
     cluster.patch("DaemonSet", "node-agent", VELERO_NAMESPACE, {"spec": place})
     missing = "lighterage.test/nowhere:1"
-    _set_image(cluster, missing)
-    yield missing
-    _set_image(cluster, good)
-    place = {"updateStrategy": {"type": "RollingUpdate"}}
-    cluster.patch("DaemonSet", "node-agent", VELERO_NAMESPACE, {"spec": place})
-    agents.wait_until_ready()
-
-
-def _set_image(cluster: Cluster, image: str) -> None:
-    place = f"--namespace={VELERO_NAMESPACE}"
-    cluster.kubectl("set", "image", "daemonset/node-agent", f"node-agent={image}", place)
+    cluster.kubectl("set", "image", "daemonset/node-agent", f"node-agent={missing}", f"--namespace={VELERO_NAMESPACE}")
+    return missing
 
 
 @pytest.mark.check(21)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.agent_switch import OURS, STOCK, AgentSwitch
+from tests.e2e.cluster import VELERO_NAMESPACE, Cluster
 from tests.e2e.conftest import Applications, Comparison
+from tests.e2e.guide import agent_pod
 from tests.e2e.object_store import ObjectStore
 from tests.e2e.velero import MOVE, POD_VOLUMES, Velero
-from tests.e2e.workload import Volume
+from tests.e2e.workload import Volume, Workload
 
 pytestmark = pytest.mark.disturbing
 
@@ -49,3 +51,23 @@ def test_there_and_back_again(
         velero.restore(f"{app.namespace}-{turn}", f"{app.namespace}-{turn}")
         app.wait_until_running()
         assert_equal(contents[turn], app.content())
+
+
+@pytest.mark.parametrize("options", [[MOVE], POD_VOLUMES], ids=["data-mover", "pod-volume"])
+def test_manifest_of_velero_works_with_only_its_image_changed(
+    agents: AgentSwitch,
+    app: Workload,
+    assert_equal: Comparison,
+    cluster: Cluster,
+    velero: Velero,
+    options: list[str],
+) -> None:
+    agents.drop_in()
+    found = cluster.execute(VELERO_NAMESPACE, agent_pod(cluster), "lighter", "agent", "run", "--check")
+    assert "fatal" not in found
+    content = app.content()
+    velero.backup(app.namespace, app.namespace, *options)
+    cluster.delete_namespaces([app.namespace])
+    velero.restore(app.namespace, app.namespace)
+    app.wait_until_running()
+    assert_equal(content, app.content())
