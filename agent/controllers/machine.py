@@ -114,6 +114,7 @@ class Machine(Generic[JobT]):
             (not mine, self._others),
             (self._kind.finalizer not in job.metadata.finalizers, self._keep),
             (phase is Phase.ACCEPTED, self._accepted),
+            (phase is Phase.PREPARED and self._is_prepared_by_stock(job), self._accept),
             (phase is Phase.PREPARED, self._prepared),
         )
         return next((step for applies, step in rules if applies), self._in_progress)
@@ -140,7 +141,7 @@ class Machine(Generic[JobT]):
             return context.timing.look_again
         claim = await kind.claim(job)
         if isinstance(claim, Ours):
-            return await (self._accept(job) if counts else self._skip_acceptance(job, memory))
+            return await (self._accept(job, memory) if counts else self._skip_acceptance(job, memory))
         context.queue.settle(self._id(job))
         if isinstance(claim, NotOurs):
             return await self._rescuer.unclaimed(job, memory)
@@ -148,17 +149,13 @@ class Machine(Generic[JobT]):
             return await self._finisher.end_at_once(job, memory, claim.error)
         return await self._not_yet(job, memory, claim)
 
-    async def _accept(self, job: JobT) -> Again:
-        context, kind = self._context, self._kind
-        accepted = with_status(
-            job,
-            phase=Phase.ACCEPTED,
-            accepted_by_node=context.node,
-            accepted_timestamp=context.writer.now(),
-            **({"node": context.node} if kind.has_node_from_the_start else {}),
-        )
+    async def _accept(self, job: JobT, _: Remembered[JobT]) -> Again:
+        context, now = self._context, self._context.writer.now()
+        node = context.node if self._kind.has_node_from_the_start else ""
+        accepted = with_status(job, phase=Phase.ACCEPTED, accepted_by_node=context.node, accepted_timestamp=now)
+        accepted = with_exposing(with_status(accepted, node=node), True)
         with context.claims.trying():
-            await self._write(job, with_finalizer(with_exposing(accepted, True), kind.finalizer))
+            await self._write(job, with_finalizer(accepted, self._kind.finalizer))
         return None
 
     async def _skip_acceptance(self, job: JobT, memory: Remembered[JobT]) -> Again:
@@ -438,8 +435,7 @@ class Machine(Generic[JobT]):
         if job.status.phase.is_new or now < due:
             return context.timing.look_again
         memory.waiting_told = now + max(context.timing.resync, now - memory.phase_since)
-        told = with_metadata(job, annotations={WAITING_ANNOTATION: reason[:_MAX_REASON]})
-        await self._write(job, told)
+        await self._write(job, with_metadata(job, annotations={WAITING_ANNOTATION: reason[:_MAX_REASON]}))
         return context.timing.look_again
 
     async def _time_out(self, job: JobT, memory: Remembered[JobT]) -> Again:
@@ -492,6 +488,10 @@ class Machine(Generic[JobT]):
         if not node and self._context.movings.get(self._id(job)) is not None:
             return True
         return job.status.phase is Phase.ACCEPTED and self._kind.is_here(job)
+
+    def _is_prepared_by_stock(self, job: JobT) -> bool:
+        """Its volume has to be made accessible anew: a stock mover would begin with our work."""
+        return self._context.stock.pod_of(self._kind.pod_label, job) is not None
 
     def _id(self, job: JobT) -> JobId:
         return self._kind.name, job.key

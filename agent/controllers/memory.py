@@ -124,7 +124,7 @@ class Memory(Generic[JobT]):
             known.accepted = now - self._past(None if job.status.phase.is_new else accepted_at(job))
             known.started = now - self._past(job.status.start_timestamp)
         elif known.phase is not job.status.phase:
-            if known.phase.is_new:
+            if known.phase.is_new or job.status.phase is Phase.ACCEPTED:
                 known.accepted = now
             if known.phase.is_new or known.phase in {Phase.ACCEPTED, Phase.PREPARED}:
                 known.started = now

@@ -1,7 +1,8 @@
 """Taking over from a stock agent (contract §13.14): its mover pods are followed, or removed before they begin.
 
 A stock mover begins when its object becomes InProgress, whoever wrote that. So a pod of an object that is not yet there
-goes, and the exposer makes one of ours; what the stock agent exposed besides it is the same as ours and stays.
+goes, and the exposer makes one of ours; what the stock agent exposed besides it is the same as ours and stays. What was
+Prepared is Accepted again first: its volume is not accessible any more.
 """
 
 from __future__ import annotations

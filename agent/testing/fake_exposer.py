@@ -17,6 +17,8 @@ from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting
 from agent.exposers.leftovers import SweepReport
 from agent.kube.api import KubeApi
 from agent.kube.codec import ObjectT
+from agent.kube.data_download import DataDownload
+from agent.kube.data_upload import DataUpload
 from agent.kube.meta import Key, ObjectMeta, OwnerReference
 from agent.kube.names import valid_name
 from agent.kube.pods import Container, Pod, PodSpec
@@ -72,11 +74,7 @@ class FakeExposer(Generic[ObjectT]):
         try:
             pod = await self._api.get(PODS, self._pod_key(job))
         except KubeNotFound:
-            world.volumes[uid] = job.key
-            with contextlib.suppress(KubeAlreadyExists):
-                await self._api.create(PODS, self._pod(job, script.node))
-            world.running_since[uid] = self._clock.monotonic()
-            return Waiting("the pod starts")
+            return await self._make(job, script.node)
         if not any(owner.uid == uid for owner in pod.metadata.owner_references):
             return Waiting("a pod of an earlier object of this name is still there")
         if self._clock.monotonic() - world.running_since.setdefault(uid, self._clock.monotonic()) < script.seconds:
@@ -88,6 +86,16 @@ class FakeExposer(Generic[ObjectT]):
         return Ready(
             node=script.node, mode=VolumeMode.FILESYSTEM, path=f"/fake/{job.metadata.name}", runner=Runner.LOCAL
         )
+
+    async def _make(self, job: ObjectT, node: str) -> Waiting | Broken:
+        if isinstance(job, DataUpload | DataDownload) and job.status.node:
+            return Broken(PodBroken("the pod that held the volume is gone"))
+        world, uid = self._world, job.metadata.uid
+        world.volumes[uid] = job.key
+        with contextlib.suppress(KubeAlreadyExists):
+            await self._api.create(PODS, self._pod(job, node))
+        world.running_since[uid] = self._clock.monotonic()
+        return Waiting("the pod starts")
 
     async def finish(self, job: ObjectT) -> Waiting | Done | Broken:
         """Remember it."""

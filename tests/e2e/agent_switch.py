@@ -42,7 +42,9 @@ class AgentSwitch:
 
     @property
     def image(self) -> str:
-        return str(agents.container(self._daemon_set())["image"])
+        """Nothing when there is no agent."""
+        found = self._cluster.get("DaemonSet", "node-agent", VELERO_NAMESPACE)
+        return str(agents.container(found)["image"]) if found else ""
 
     def _daemon_set(self) -> Object:
         found = self._cluster.get("DaemonSet", "node-agent", VELERO_NAMESPACE)

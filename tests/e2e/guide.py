@@ -99,6 +99,7 @@ class Seat:
 
     def stock(self) -> None:
         """As `velero install` leaves it."""
+        self.clear()
         self._agents.use(STOCK)
 
     def ready(self) -> str:

@@ -1,4 +1,4 @@
-"""The S3 server of `hack/cluster` as one test's location sees it: shut for good, full, or out of its quota."""
+"""The S3 server of `hack/cluster` as one test's location sees it: shut for good, full, out of its quota, or halting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import urllib.request
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,6 +16,8 @@ from yarl import URL
 from agent.testing.tcp_proxy import TcpProxy
 
 _OF_A_CONNECTION: Final = frozenset({"connection", "date", "expect", "keep-alive", "server", "transfer-encoding"})
+_DATA: Final = 1_000_000
+"""Bytes: larger requests are of data, all others of what is kept about it."""
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
@@ -38,19 +40,21 @@ class Door:
             self._loop.stop()
 
 
-class FullDisk:
-    """A way to the server that can refuse to write as full ones do."""
+class _Way:
+    """A way to the server that looks at each request before it lets it through."""
 
     def __init__(self, s3_url: str) -> None:
         self._target = s3_url
-        self.answer: tuple[int, str] | None = None
-        """Status and code for whatever would need room; None: the server's own answer."""
         self._loop = _Loop()
         self._loop.run(self._start(urlsplit(s3_url).hostname or ""))
 
     def close(self) -> None:
         self._loop.run(self._stop())
         self._loop.stop()
+
+    async def _look_at(self, asked: web.Request) -> web.Response | None:
+        """The answer, if it is not the server's."""
+        raise NotImplementedError
 
     async def _start(self, host: str) -> None:
         self._session = ClientSession(auto_decompress=False)
@@ -67,12 +71,50 @@ class FullDisk:
 
     async def _handle(self, asked: web.Request) -> web.Response:
         body = await asked.read()
-        if self.answer is not None and asked.method == "PUT":
-            status, code = self.answer
-            return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>", content_type="text/xml")
+        if (own := await self._look_at(asked)) is not None:
+            return own
         url = URL(self._target + asked.raw_path, encoded=True)
         async with self._session.request(asked.method, url, headers=_lasting(asked.headers), data=body) as answer:
             return web.Response(status=answer.status, headers=_lasting(answer.headers), body=await answer.read())
+
+
+class FullDisk(_Way):
+    """A way to the server that can refuse to write as full ones do."""
+
+    def __init__(self, s3_url: str) -> None:
+        self.answer: tuple[int, str] | None = None
+        """Status and code for whatever would need room; None: the server's own answer."""
+        super().__init__(s3_url)
+
+    async def _look_at(self, asked: web.Request) -> web.Response | None:
+        if self.answer is None or asked.method != "PUT":
+            return None
+        status, code = self.answer
+        return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>", content_type="text/xml")
+
+
+class Gate(_Way):
+    """A way to the server on which data waits while it is shut: who uploads it is in the middle of its work."""
+
+    def __init__(self, s3_url: str) -> None:
+        self._opened = asyncio.Event()
+        self._opened.set()
+        super().__init__(s3_url)
+
+    def shut(self) -> None:
+        self._loop.run(self._turn(self._opened.clear))
+
+    def open(self) -> None:
+        """Let through what waits, and what comes."""
+        self._loop.run(self._turn(self._opened.set))
+
+    async def _turn(self, how: Callable[[], None]) -> None:
+        how()
+
+    async def _look_at(self, asked: web.Request) -> web.Response | None:
+        if asked.method == "PUT" and (asked.content_length or 0) > _DATA:
+            await self._opened.wait()
+        return None
 
 
 def _lasting(headers: Mapping[str, str]) -> dict[str, str]:

@@ -106,6 +106,21 @@ async def test_a_stock_mover_that_has_not_begun_goes_and_the_upload_is_done_by_u
     await cluster.stop()
 
 
+async def test_an_upload_that_was_prepared_long_ago_has_its_whole_time_to_be_prepared_anew() -> None:
+    cluster = Cluster(random.Random(1), concurrency=1)
+    await stock_upload(cluster, "Prepared")
+    cluster.clock.advance(7_200)
+    cluster.start_agent(NODES[0])
+    await cluster.run(1)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert (upload.status.phase, upload.status.node, upload.status.accepted_by_node) == (Phase.ACCEPTED, "", NODES[0])
+    assert upload.status.accepted_timestamp is not None
+    assert (cluster.clock.now_ns() / 1e9 - upload.status.accepted_timestamp.timestamp()) < 5
+    await cluster.run(60)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.COMPLETED
+    await cluster.stop()
+
+
 async def test_the_agent_ending_leaves_a_stock_mover_to_the_next_one() -> None:
     cluster = Cluster(random.Random(1))
     await stock_upload(cluster, "InProgress")

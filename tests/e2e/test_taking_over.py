@@ -1,0 +1,190 @@
+"""From Velero's own agent to ours in the middle of its work (contract §13.14): nothing is lost or left behind.
+
+The store takes no data while the agents change, so that one object is in progress, and the one behind it is prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from tests.e2e.agent_switch import OURS, STOCK, AgentSwitch
+from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object, phase
+from tests.e2e.conftest import Applications, Comparison
+from tests.e2e.location import Location
+from tests.e2e.node_faults import NodeFaults
+from tests.e2e.store_faults import Gate
+from tests.e2e.velero import MOVE, POD_VOLUMES, Velero
+from tests.e2e.workload import Volume, Workload
+
+pytestmark = pytest.mark.disturbing
+
+_CHANGE = 500_000
+
+
+@pytest.fixture(params=[[MOVE], POD_VOLUMES], ids=["data-mover", "pod-volume"])
+def options(request: pytest.FixtureRequest) -> Sequence[str]:
+    """Of backups: how volumes are read."""
+    found: Sequence[str] = request.param
+    return found
+
+
+@pytest.fixture
+def app(applications: Applications) -> Workload:
+    app = applications.deploy(Volume("one"), Volume("other"))
+    for seed, volume in enumerate(app.volumes):
+        app.make(volume.name, "large", seed=seed)
+    return app
+
+
+@pytest.fixture
+def location(app: Workload, cluster: Cluster) -> Iterator[Location]:
+    made = Location(cluster, app.namespace)
+    yield made
+    for found in cluster.list("Backup", VELERO_NAMESPACE):
+        if found["spec"].get("storageLocation") == made.name:
+            cluster.delete("Backup", found["metadata"]["name"], VELERO_NAMESPACE)
+    made.delete()
+
+
+@pytest.fixture
+def gate(faults: NodeFaults, location: Location) -> Iterator[Gate]:
+    del faults  # pods reach a server of the test's process
+    gate = Gate(location.s3_url)
+    location.create(s3_url=gate.s3_url)
+    yield gate
+    gate.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A backup of two volumes that the stock agent has begun."""
+
+    cluster: Cluster
+    backup: str
+    kind: str
+    moving: str
+    """The object that is in progress."""
+    prepared: str
+    pod: Object
+    """The stock agent's, in which its data moves."""
+
+    def of(self, name: str) -> Object:
+        found = self.cluster.get(self.kind, name, VELERO_NAMESPACE)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def work(
+    agents: AgentSwitch, app: Workload, cluster: Cluster, gate: Gate, options: Sequence[str], velero: Velero
+) -> Work:
+    """Begun by the stock agent; now ours has come."""
+    agents.use(STOCK)
+    cluster.wait("the location is available", 60, partial(_is_available, cluster, app.namespace))
+    gate.shut()
+    velero.start_backup(app.namespace, app.namespace, *options, f"--storage-location={app.namespace}")
+
+    def by_phase() -> dict[str, str]:
+        return {moved.phase: moved.name for moved in velero.movements(backup=app.namespace)}
+
+    def begun() -> bool:
+        return by_phase().keys() == {"InProgress", "Prepared"}
+
+    cluster.wait("one is in progress, one prepared", 90, begun, show=cluster.describe_velero_namespace)
+    found = by_phase()
+    moving = found["InProgress"]
+    pod = cluster.get("Pod", moving, VELERO_NAMESPACE)
+    assert pod is not None
+    kind = "DataUpload" if MOVE in options else "PodVolumeBackup"
+    agents.use(OURS)
+    return Work(cluster, app.namespace, kind, moving, found["Prepared"], pod)
+
+
+def _is_available(cluster: Cluster, location: str) -> bool:
+    return phase(cluster.get("BackupStorageLocation", location, VELERO_NAMESPACE)) == "Available"
+
+
+def _assert_nothing_is_left(velero: Velero, work: Work) -> None:
+    def left() -> list[str]:
+        return velero.leftovers([work.backup], [work.moving, work.prepared])
+
+    work.cluster.wait("nothing is left behind", 60, lambda: not left(), show=left)
+
+
+def _back_up_again(app: Workload, options: Sequence[str], velero: Velero) -> list[int]:
+    """Of each volume, what was not known."""
+    again = f"{app.namespace}-2"
+    app.shell(f"for v in one other; do head -c {_CHANGE} /dev/urandom >/data/$v/new; done; sync")
+    velero.backup(again, app.namespace, *options, f"--storage-location={app.namespace}")
+    return [moved.incremental_bytes for moved in velero.movements(backup=again)]
+
+
+def test_what_the_stock_agent_has_begun_comes_to_its_end(
+    app: Workload,
+    applications: Applications,
+    assert_equal: Comparison,
+    gate: Gate,
+    options: Sequence[str],
+    velero: Velero,
+    work: Work,
+) -> None:
+    content = app.content()
+
+    def removed() -> bool:
+        pod = work.cluster.get("Pod", work.prepared, VELERO_NAMESPACE)
+        return pod is None or pod["spec"]["containers"][0]["image"] == OURS
+
+    show = work.cluster.describe_velero_namespace
+    work.cluster.wait("the pod that has not begun is none of the stock agent's", 60, removed, show=show)
+    started = work.of(work.moving)["status"]["startTimestamp"]
+    assert phase(work.of(work.moving)) == "InProgress"
+    pod = work.cluster.get("Pod", work.moving, VELERO_NAMESPACE)
+    assert pod is not None
+    assert pod["metadata"]["uid"] == work.pod["metadata"]["uid"], "it goes on where it is"
+
+    gate.open()
+    velero.wait_for_backup(work.backup)
+    assert [moved.phase for moved in velero.movements(backup=work.backup)] == ["Completed"] * 2
+    assert work.of(work.moving)["status"]["startTimestamp"] == started
+    _assert_nothing_is_left(velero, work)
+
+    applications.delete()
+    velero.restore(work.backup, work.backup)
+    app.wait_until_running()
+    assert_equal(content, app.content())
+    assert _back_up_again(app, options, velero) == [_CHANGE] * 2
+
+
+def _cancel(work: Work) -> str:
+    work.cluster.patch(work.kind, work.moving, VELERO_NAMESPACE, {"spec": {"cancel": True}})
+    return "cancel"
+
+
+def _take_the_pod_away(work: Work) -> str:
+    work.cluster.delete("Pod", work.moving, VELERO_NAMESPACE, grace=0)
+    return work.moving
+
+
+@pytest.mark.parametrize("end", [_cancel, _take_the_pod_away], ids=["canceled", "pod-deleted"])
+def test_what_the_stock_agent_has_begun_and_does_not_end_says_why(
+    app: Workload, end: Callable[[Work], str], gate: Gate, options: Sequence[str], velero: Velero, work: Work
+) -> None:
+    named = end(work)
+
+    def ended() -> bool:
+        return phase(work.of(work.moving)) in {"Canceled", "Failed"}
+
+    work.cluster.wait("it has ended", 150, ended, show=work.cluster.describe_velero_namespace)
+    status = work.of(work.moving)["status"]
+    assert named in status["message"]
+    assert status["completionTimestamp"]
+
+    gate.open()
+    velero.wait_for_backup(work.backup, expect="PartiallyFailed")
+    assert phase(work.of(work.prepared)) == "Completed"
+    _assert_nothing_is_left(velero, work)
+    _back_up_again(app, options, velero)
