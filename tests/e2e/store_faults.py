@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import urllib.request
 from collections.abc import Callable, Coroutine, Mapping
@@ -16,8 +17,8 @@ from yarl import URL
 from agent.testing.tcp_proxy import TcpProxy
 
 _OF_A_CONNECTION: Final = frozenset({"connection", "date", "expect", "keep-alive", "server", "transfer-encoding"})
-_DATA: Final = 1_000_000
-"""Bytes: larger requests are of data, all others of what is kept about it."""
+_PACK: Final = re.compile(r"/kopia/[^/]+/p[^/]+$")
+"""What holds the content of files; folders, indices and all else lie beside it."""
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
@@ -94,7 +95,7 @@ class FullDisk(_Way):
 
 
 class Gate(_Way):
-    """A way to the server on which data waits while it is shut: who uploads it is in the middle of its work."""
+    """A way to the server on which data waits while it is shut: who moves it is in the middle of its work."""
 
     def __init__(self, s3_url: str) -> None:
         self._opened = asyncio.Event()
@@ -112,7 +113,7 @@ class Gate(_Way):
         how()
 
     async def _look_at(self, asked: web.Request) -> web.Response | None:
-        if asked.method == "PUT" and (asked.content_length or 0) > _DATA:
+        if _PACK.search(asked.path):
             await self._opened.wait()
         return None
 
