@@ -20,7 +20,7 @@ _NOWHERE_SECONDS = 60.0
 """At most, until it is asked again where an object belongs that is on no node: nobody is told if it never will be."""
 _SOMEWHERE_SECONDS = 300.0
 """The same for one on a node with an agent, which is told when its pod goes, unless it is away just then."""
-_MAX_DOUBLINGS = 5
+_MAX_DOUBLINGS = 8
 
 
 class Rescuer(Generic[JobT]):
@@ -121,7 +121,7 @@ class Rescuer(Generic[JobT]):
         The next one waits twice as long, and so on: a few requests for each object, and never none, whoever is away.
         """
         doublings = min(self._context.rank(memory.uid), _MAX_DOUBLINGS)
-        return seconds * 2.0**doublings * (1 + share(self._context.node, memory.uid)) / 2
+        return seconds * 2.0**doublings * (4 + share(self._context.node, f"{memory.uid}/look-up")) / 5
 
     def _turn(self, memory: Remembered[JobT], spread: float) -> Again:
         """Seconds until it is this agent's turn; None when it is."""

@@ -179,7 +179,7 @@ async def test_a_pod_volume_restore_of_another_node_is_left_to_it_and_looked_up_
     await cluster.run(6000)
     assert (await cluster.phase_of(POD_VOLUME_RESTORES, "r")).is_new
     looked = sum(request == ("get", "pods") for request in cluster.kube.requests)
-    assert 20 <= looked <= 41
+    assert 20 <= looked <= 26
 
 
 async def test_a_restore_whose_pods_node_dies_while_it_waits_is_failed_in_minutes(cluster: Cluster) -> None:

@@ -128,7 +128,7 @@ def test_restores_whose_pods_wait_for_a_node_cost_few_requests_and_end_soon_afte
         loop.run_until_complete(scale.run_unscheduled(SECONDS))
         asked = scale.requests()
         assert scale.phases == {"": objects}
-        assert asked["get", "pods"] / objects <= 12
+        assert asked["get", "pods"] / objects <= 10
         assert sum(asked.values()) / objects <= 20
         loop.run_until_complete(scale.delete_pods(120))
         assert scale.phases == {"Failed": objects}
