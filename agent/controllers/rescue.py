@@ -20,7 +20,7 @@ _NOWHERE_SECONDS = 60.0
 """At most, until it is asked again where an object belongs that is on no node: nobody is told if it never will be."""
 _SOMEWHERE_SECONDS = 300.0
 """The same for one on a node with an agent, which is told when its pod goes, unless it is away just then."""
-_MAX_DOUBLINGS = 8
+_MAX_DOUBLINGS = 6
 
 
 class Rescuer(Generic[JobT]):
