@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,8 +32,8 @@ class NodeLiveness(Protocol):
         """
         ...
 
-    def agents(self) -> int:
-        """How many agents there are as far as can be seen, this one among them."""
+    def agents(self) -> Set[str]:
+        """The nodes of all agents that can be seen, this one's among them."""
         ...
 
 
@@ -95,8 +95,13 @@ class Context:
     @property
     def claim_spread(self) -> float:
         """Seconds within which every agent tries: seldom two at once, however many there are; a lone one does soon."""
-        return self.timing.claim_spread * self.nodes.agents()
+        return self.timing.claim_spread * len(self.nodes.agents())
 
     def claim_turn(self, uid: str, since: float) -> float:
         """When this agent tries to accept an object that is new since then, in monotonic time."""
         return max(since, self.claims.not_before) + share(self.node, uid) * self.claim_spread
+
+    def rank(self, uid: str) -> int:
+        """How many other agents that live come before this one at an object that any of them may look at."""
+        own = share(self.node, uid)
+        return sum(share(node, uid) < own and not self.nodes.is_dead(node) for node in self.nodes.agents())

@@ -96,6 +96,8 @@ class Machine(Generic[JobT]):
         memory = self._memory.of(job)
         if not job.status.phase.is_new:
             self._context.queue.settle(self._id(job))
+        if self._is_mine(job):
+            memory.look_up_at = 0.0
         step = self._step(job, memory)
         if step not in {self._new, self._prepared}:
             self._context.slots.withdraw(self._id(job))  # it starts no more: others need not wait for it
@@ -482,10 +484,8 @@ class Machine(Generic[JobT]):
     # ---- small questions ----
 
     def _is_mine(self, job: JobT) -> bool:
-        node = self._kind.node(job)
-        if node == self._context.node:
-            return True
-        if not node and self._context.movings.get(self._id(job)) is not None:
+        node, moves = self._kind.node(job), self._context.movings.get(self._id(job)) is not None
+        if node == self._context.node or (moves and not node):
             return True
         return job.status.phase is Phase.ACCEPTED and self._kind.is_here(job)
 

@@ -70,6 +70,8 @@ class Remembered(Generic[JobT]):
     """The volume as it was when it was first ready, which is used once."""
     orphan: float | None = None
     """Since when nobody seems to look after it."""
+    look_up_at: float | None = None
+    """When it is asked where an object belongs that does not say; at once when it was this agent's the last time."""
     looked_up: int = 0
     """How often it was asked elsewhere whether it can be taken."""
     not_before: float = 0.0

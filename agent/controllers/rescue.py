@@ -16,8 +16,11 @@ from agent.controllers.kind import JobKind
 from agent.controllers.memory import Remembered, share
 from agent.kube.job import Phase
 
-_LOOK_UP_SECONDS = 120.0
-_MAX_DOUBLINGS = 5
+_NOWHERE_SECONDS = 60.0
+"""At most, until it is asked again where an object belongs that is on no node: nobody is told if it never will be."""
+_SOMEWHERE_SECONDS = 300.0
+"""The same for one on a node with an agent, which is told when its pod goes, unless it is away just then."""
+_MAX_DOUBLINGS = 6
 
 
 class Rescuer(Generic[JobT]):
@@ -35,7 +38,7 @@ class Rescuer(Generic[JobT]):
             return await self._nobodys(job, memory)
         if self._context.nodes.is_dead(node):
             return await self._abandoned(job, memory, node)
-        memory.orphan = None
+        memory.orphan = memory.look_up_at = None
         if job.status.phase is Phase.ACCEPTED:
             bound = timing.prepare + timing.others
             waited = memory.since(memory.phase_since, self._context.clock)
@@ -70,7 +73,7 @@ class Rescuer(Generic[JobT]):
             return await self._nobodys(job, memory)
         if self._context.nodes.is_dead(node):
             return await self._abandoned(job, memory, node)
-        memory.orphan = None
+        memory.orphan = memory.look_up_at = None
         return None
 
     async def _abandoned(self, job: JobT, memory: Remembered[JobT], node: str) -> Again:
@@ -92,16 +95,19 @@ class Rescuer(Generic[JobT]):
             if (wait := self._turn(memory, self._context.claim_spread)) is not None:
                 return wait
             return await self._take_over(job)
-        if (wait := self._turn(memory, self._next_look_up(memory))) is not None:
-            return wait
+        now = self._context.clock.monotonic()
+        if memory.look_up_at is None:
+            memory.look_up_at = now + self._until_look_up(memory, _NOWHERE_SECONDS)
+        if now < memory.look_up_at:
+            return memory.look_up_at - now
         found = await self._kind.locate(job)
-        memory.looked_up += 1
         if isinstance(found, str) and found and self._context.nodes.is_dead(found):
             found = NodeLost(f"the node {found} or the agent on it is gone", hint="see why, and repeat the restore")
         if isinstance(found, LighterageError):
             return await self._finisher.end_at_once(job, memory, found)
-        memory.orphan = None
-        return None
+        wait = self._until_look_up(memory, _SOMEWHERE_SECONDS if found else _NOWHERE_SECONDS)
+        memory.look_up_at = now + wait
+        return wait
 
     async def _take_over(self, job: JobT) -> Again:
         """Go on with an accepted object whose agent cannot; how long it may take counts on."""
@@ -109,15 +115,19 @@ class Rescuer(Generic[JobT]):
         await self._context.writer.write(self._kind.resource, job, with_finalizer(taken, self._kind.finalizer))
         return None
 
-    def _next_look_up(self, memory: Remembered[JobT]) -> float:
-        """Seconds until it is asked where the object belongs: ever more, since that costs requests."""
-        return _LOOK_UP_SECONDS * 2.0 ** min(memory.looked_up, _MAX_DOUBLINGS)
+    def _until_look_up(self, memory: Remembered[JobT], seconds: float) -> float:
+        """Seconds until this agent asks, since that costs requests: of all agents one for each object does so in time.
+
+        The next one waits twice as long, and so on: a few requests for each object, and never none, whoever is away.
+        """
+        doublings = min(self._context.rank(memory.uid), _MAX_DOUBLINGS)
+        return seconds * 2.0**doublings * (4 + share(self._context.node, f"{memory.uid}/look-up")) / 5
 
     def _turn(self, memory: Remembered[JobT], spread: float) -> Again:
         """Seconds until it is this agent's turn; None when it is."""
         clock = self._context.clock
         if memory.orphan is None:
             memory.orphan = clock.monotonic()
-        due = share(self._context.node, f"{memory.uid}/{memory.looked_up}") * spread
+        due = share(self._context.node, memory.uid) * spread
         waited = memory.since(memory.orphan, clock)
         return due - waited if waited < due else None

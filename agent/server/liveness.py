@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -184,10 +185,10 @@ class LeaseLiveness:
         since = self._unready.get(node, self._unattended_since(node, now))
         return since is not None and now - since > self._options.dead_after
 
-    def agents(self) -> int:
-        """Those whose pods run, by their nodes; this one at least."""
+    def agents(self) -> Set[str]:
+        """The nodes of those whose pods run; this one at least."""
         running = {pod.spec.node_name for pod in self._agents.store if pod.status.phase is PodPhase.RUNNING}
-        return len(running | {self._node})
+        return running | {self._node}
 
     def _unattended_since(self, node: str, now: float) -> float | None:
         """Since when no agent, ours or stock, was seen to run there; None when one does, or when that is not known."""

@@ -40,8 +40,31 @@ def tied(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     return ["setpriv", "--pdeathsig=KILL", *(os.fspath(part) for part in command)]
 
 
+_GUARD = "read -r _; kill -s KILL 0"
+
+
+class _Guard:
+    """Kills its process group when it is let go, or nobody is left to do that: the end of a pipe comes either way."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(["sh", "-c", _GUARD], stdin=subprocess.PIPE, process_group=0)
+
+    @property
+    def group(self) -> int:
+        """For those that it guards, from their first moment on."""
+        return self._process.pid
+
+    def let_go(self) -> None:
+        """Have it done: who has not ended when this returns is about to."""
+        self._process.communicate()
+
+
 class ChildProgram:
-    """One program, `tied` to who starts it: `start` as often as wanted, always with the same command."""
+    """One program, `tied` to who starts it: `start` as often as wanted, always with the same command.
+
+    A `family` is one whose own children may outlive it: what is left of them ends with it, however it or the test run
+    ends. Of all others that is theirs to do, and a test would not see that they fail to.
+    """
 
     def __init__(
         self,
@@ -50,6 +73,7 @@ class ChildProgram:
         folder: Path,
         *,
         environment: Mapping[str, str] | None = None,
+        family: bool = False,
     ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
@@ -57,6 +81,8 @@ class ChildProgram:
         self._folder = folder
         self._environment = dict(environment) if environment is not None else None
         self._process: subprocess.Popen[bytes] | None = None
+        self._family = family
+        self._guard: _Guard | None = None
 
     @property
     def pid(self) -> int:
@@ -75,6 +101,7 @@ class ChildProgram:
         if self._process is not None:
             raise RuntimeError(f"{self.name} is running already")
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._guard = _Guard() if self._family else None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 tied(self._command),
@@ -83,6 +110,7 @@ class ChildProgram:
                 stderr=log,
                 cwd=self._folder,
                 env=self._environment,
+                process_group=None if self._guard is None else self._guard.group,
             )
 
     def wait_until(self, what: str, check: Callable[[], bool], *, seconds: float = 60.0) -> None:
@@ -103,7 +131,7 @@ class ChildProgram:
         if self._process is None:
             raise RuntimeError(f"{self.name} is not running")
         status = self._process.wait(seconds)
-        self._process = None
+        self.kill()
         return status
 
     def pause(self) -> None:
@@ -120,6 +148,9 @@ class ChildProgram:
 
     def kill(self) -> None:
         """End it as a crash does."""
+        if self._guard is not None:
+            self._guard.let_go()
+            self._guard = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()

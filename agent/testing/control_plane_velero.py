@@ -62,7 +62,9 @@ class VeleroServer:
             plugins = self.folder / "plugins"
             plugins.mkdir()
             (plugins / _PLUGIN).symlink_to(tool(_PLUGIN))
-            self.server = ChildProgram("velero", self._command(plugins), self.folder, environment=self.environment)
+            self.server = ChildProgram(
+                "velero", self._command(plugins), self.folder, environment=self.environment, family=True
+            )
             stack.callback(self.server.stop)
             self.server.start()
             self.wait_available()

@@ -113,8 +113,8 @@ def measure(folder: Path, agents: int = AGENTS, objects: int = OBJECTS) -> Resul
 async def _run(plane: ControlPlane, agents: int, objects: int) -> Result:
     cluster = Cluster(random.Random(1), concurrency=_AT_ONCE)
     cluster.moved.script = lambda _: Script(seconds=_JOB_SECONDS)
-    cluster.liveness.living = agents
     nodes = [f"node-{number}" for number in range(agents)]
+    cluster.liveness.nodes = frozenset(nodes)
     async with _clients(plane, agents + 1) as (maker, *apis):
         for node in nodes:
             await _make_node(maker, node)

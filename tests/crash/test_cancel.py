@@ -35,7 +35,7 @@ def leaving_nothing() -> Iterator[None]:
     temporary = set(os.listdir(tempfile.gettempdir()))
     yield
     for thread in set(threading.enumerate()) - threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive(), thread
     gc.collect()
     left = {fd: what for fd, what in _descriptors().items() if descriptors.get(fd) != what}

@@ -250,8 +250,9 @@ class Wire:
 @asynccontextmanager
 async def wired(path: Path, most: int | None) -> AsyncIterator[tuple[Wire, ControlClient]]:
     wire = Wire(path, most)
-    server = await asyncio.start_unix_server(wire.welcome, path.with_name("wire.sock"))
-    async with local(path.with_name("wire.sock")) as client:
+    socket = path.with_name(f"wire-{most}.sock")  # or gRPC might go on with a connection to an earlier one
+    server = await asyncio.start_unix_server(wire.welcome, socket)
+    async with local(socket) as client:
         yield wire, client
     server.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -90,13 +90,13 @@ class Events:
 class Liveness:
     def __init__(self) -> None:
         self.dead: set[str] = set()
-        self.living = 10
+        self.nodes: Set[str] = {*NODES, *(f"node-{number}" for number in range(7))}
 
     def is_dead(self, node: str) -> bool:
         return node in self.dead
 
-    def agents(self) -> int:
-        return self.living
+    def agents(self) -> Set[str]:
+        return self.nodes
 
 
 class Jobs:

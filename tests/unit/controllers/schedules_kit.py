@@ -84,6 +84,7 @@ class Schedule:
             concurrency=rng.choice([1, 2, 3]),
             prepare_queue_length=rng.choice([0, 0, 2, 5]),
         )
+        self.cluster.liveness.nodes = frozenset(NODES)
         self.cluster.moved.script = self._work
         self.cluster.kube.observers.append(self._observe)
         self.fates: list[Fate] = []

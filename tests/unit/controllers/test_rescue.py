@@ -23,6 +23,8 @@ from agent.exposers.contract import Ready, Runner
 from agent.kube.data_upload import DataUpload
 from agent.kube.job import Phase
 from agent.kube.meta import Key
+from agent.kube.pods import ContainerState
+from agent.kube.pods import Waiting as PodWaiting
 from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES, PODS
 from agent.kube.volumes import VolumeMode
 from agent.testing.clock import VirtualClock
@@ -126,13 +128,71 @@ async def test_a_pod_volume_restore_whose_pod_is_gone_is_failed(minor: int) -> N
     await cluster.stop()
 
 
-async def test_a_pod_volume_restore_of_another_node_is_left_to_it(cluster: Cluster) -> None:
+@pytest.mark.parametrize("away", ["", *NODES])
+async def test_a_restore_whose_pod_vanishes_unscheduled_after_hours_is_failed_in_two_minutes_whoever_is_away(
+    cluster: Cluster, away: str
+) -> None:
+    cluster.liveness.nodes = frozenset(NODES)
+    await cluster.pod_restore("r", node="")
+    for node in NODES:
+        if node != away:
+            cluster.start_agent(node)
+    await cluster.run(4 * 3600)
+    assert (await cluster.phase_of(POD_VOLUME_RESTORES, "r")).is_new
+    await cluster.kube.delete(PODS, Key("app", "r"))
+    await cluster.run(120)
+    restore = await cluster.kube.get(POD_VOLUME_RESTORES, Key(NAMESPACE, "r"))
+    assert restore.status.phase is Phase.FAILED
+    assert restore.status.message == "expose.source-gone: the pod app/r does not exist any more"
+
+
+async def test_agents_that_are_known_to_be_dead_keep_no_turn_at_looking_for_a_pod(cluster: Cluster) -> None:
+    dead = {f"gone-{number}" for number in range(20)}
+    cluster.liveness.nodes, cluster.liveness.dead = frozenset({NODES[0], *dead}), dead
+    await cluster.pod_restore("r", node="")
+    cluster.start_agent(NODES[0])
+    await cluster.run(3600)
+    await cluster.kube.delete(PODS, Key("app", "r"))
+    await cluster.run(65)
+    assert await cluster.phase_of(POD_VOLUME_RESTORES, "r") is Phase.FAILED
+
+
+async def test_a_restore_whose_pod_vanishes_from_its_node_is_failed_at_once_by_the_agent_there(
+    cluster: Cluster,
+) -> None:
+    await cluster.pod_restore("r", state=ContainerState(waiting=PodWaiting(reason="PodInitializing")))
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.run(4 * 3600)
+    assert (await cluster.phase_of(POD_VOLUME_RESTORES, "r")).is_new
+    await cluster.kube.delete(PODS, Key("app", "r"))
+    await cluster.run(2)
+    assert await cluster.phase_of(POD_VOLUME_RESTORES, "r") is Phase.FAILED
+
+
+async def test_a_pod_volume_restore_of_another_node_is_left_to_it_and_looked_up_every_few_minutes(
+    cluster: Cluster,
+) -> None:
+    cluster.liveness.nodes = frozenset({NODES[0]})
     await cluster.pod_restore("r", node="other")
     cluster.start_agent(NODES[0])
-    await cluster.run(4000)
+    await cluster.run(6000)
     assert (await cluster.phase_of(POD_VOLUME_RESTORES, "r")).is_new
     looked = sum(request == ("get", "pods") for request in cluster.kube.requests)
-    assert 1 <= looked <= 10
+    assert 20 <= looked <= 26
+
+
+async def test_a_restore_whose_pods_node_dies_while_it_waits_is_failed_in_minutes(cluster: Cluster) -> None:
+    cluster.liveness.nodes = frozenset(NODES)
+    await cluster.pod_restore("r", node="other")
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.run(4 * 3600)
+    cluster.liveness.dead.add("other")
+    await cluster.run(310)
+    restore = await cluster.kube.get(POD_VOLUME_RESTORES, Key(NAMESPACE, "r"))
+    assert restore.status.phase is Phase.FAILED
+    assert restore.status.message.startswith("expose.node-lost: the node other")
 
 
 async def test_a_download_whose_claim_never_comes_is_failed_after_the_time_limit(cluster: Cluster) -> None:

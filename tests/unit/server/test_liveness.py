@@ -127,6 +127,17 @@ async def test_a_node_without_any_agent_is_dead_although_it_is_ready() -> None:
         assert not liveness.is_dead("node-b")
 
 
+async def test_agents_are_seen_by_their_running_pods_and_each_sees_itself() -> None:
+    async with _cluster() as (world, liveness):
+        await world.clock.sleep(1)
+        assert liveness.agents() == {"node-a"}
+        for name in ("one", "rolled-out-anew"):
+            await world.add_running_pod(name, "node-b", namespace=NAMESPACE, labels=AGENT_LABELS)
+        await world.add_running_pod("another", "node-c", namespace=NAMESPACE, labels={"role": "web"})
+        await world.clock.sleep(1)
+        assert liveness.agents() == {"node-a", "node-b"}
+
+
 async def test_without_the_right_to_leases_readiness_has_to_do() -> None:
     world = World()
     world.api.denied |= {("get", LEASES.name), ("create", LEASES.name), ("list", LEASES.name)}
