@@ -9,10 +9,9 @@ Everything that waits has a reason that ends up in the object, and a bound.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Generic
 
 import structlog
 
@@ -21,13 +20,11 @@ from agent.base.errors import (
     ExposeTimeout,
     KubeConflict,
     KubeError,
-    KubeForbidden,
-    KubeInvalid,
-    KubeNotFound,
     LighterageError,
     NodeLost,
     VolumeError,
 )
+from agent.controllers.attempts import Attempts
 from agent.controllers.context import Again, Context, NodeLiveness, Timing
 from agent.controllers.finish import Finisher
 from agent.controllers.job import (
@@ -46,9 +43,8 @@ from agent.controllers.moving import Failed, JobId, Order
 from agent.controllers.reasons import cancel_reason, cause, taken_away
 from agent.controllers.rescue import Rescuer
 from agent.controllers.sources import pod_versions
-from agent.controllers.spans import with_trace
 from agent.controllers.stock import volume_in
-from agent.exposers.contract import Broken, Ready, Runner, Waiting
+from agent.exposers.contract import Ready, Waiting
 from agent.kube.job import NodeOS, Phase
 from agent.kube.meta import Key
 
@@ -61,7 +57,6 @@ _POD_TELLS_SECONDS = 300.0
 _NO_SLOT = "as many jobs run on this node as loadConcurrency allows"
 _MAX_REASON = 1_024
 _MAX_DOUBLINGS = 6
-_T = TypeVar("_T")
 _log = structlog.stdlib.get_logger(__name__)
 _Step = Callable[[JobT, Remembered[JobT]], Awaitable[Again]]
 
@@ -80,6 +75,7 @@ class Machine(Generic[JobT]):
         self._wake = wake
         self._finisher = Finisher(kind, context)
         self._rescuer = Rescuer(kind, context, self._finisher)
+        self._attempts = Attempts(kind, context)
         self._memory: Memory[JobT] = Memory(context.clock)
 
     async def look(self, key: Key, job: JobT | None) -> Again:
@@ -152,12 +148,16 @@ class Machine(Generic[JobT]):
         return await self._not_yet(job, memory, claim)
 
     async def _accept(self, job: JobT, _: Remembered[JobT]) -> Again:
-        context, now = self._context, self._context.writer.now()
-        node = context.node if self._kind.has_node_from_the_start else ""
-        accepted = with_status(job, phase=Phase.ACCEPTED, accepted_by_node=context.node, accepted_timestamp=now)
-        accepted = with_exposing(with_status(accepted, node=node), True)
+        context, kind = self._context, self._kind
+        accepted = with_status(
+            job,
+            phase=Phase.ACCEPTED,
+            accepted_by_node=context.node,
+            accepted_timestamp=context.writer.now(),
+            node=context.node if kind.has_node_from_the_start else "",
+        )
         with context.claims.trying():
-            await self._write(job, with_finalizer(accepted, self._kind.finalizer))
+            await self._write(job, with_finalizer(with_exposing(accepted, True), kind.finalizer))
         return None
 
     async def _skip_acceptance(self, job: JobT, memory: Remembered[JobT]) -> Again:
@@ -183,7 +183,7 @@ class Machine(Generic[JobT]):
         if memory.took_too_long(context.timing.prepare, context.timing.others, context.clock):
             return await self._time_out(job, memory)
         pods = pod_versions(context.pods, self._kind.pod_label, job)
-        state = await self._checked(job, memory) or await self._advanced(job, memory)
+        state = await self._attempts.checked(job, memory) or await self._attempts.advanced(job, memory)
         if isinstance(state, Ready) and state.node != context.node:
             state = self._elsewhere(state.node)
         if isinstance(state, LighterageError):
@@ -212,20 +212,6 @@ class Machine(Generic[JobT]):
             return NodeLost(gone, hint="see why, or keep such volumes away from it with loadAffinity")
         return Waiting(f"the agent of node {node} has to take over", node)
 
-    async def _checked(self, job: JobT, memory: Remembered[JobT]) -> LighterageError | None:
-        """What is known to be wrong although nothing is exposed yet; what may heal is asked for again meanwhile."""
-        if (now := self._context.clock.monotonic()) < memory.check_from:
-            return None
-        try:
-            refused = await self._patiently(memory, self._context.check(job))
-        except KubeError:
-            raise
-        except LighterageError as error:
-            memory.check_from = now + self._context.timing.look_again
-            return None if error.retryable else error
-        memory.check_from = math.inf
-        return refused
-
     async def _prepared(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context, job_id = self._context, self._id(job)
         if context.movings.get(job_id) is not None:
@@ -235,7 +221,8 @@ class Machine(Generic[JobT]):
             await self._wait(job, memory, _NO_SLOT)
             return context.timing.resync
         try:
-            ready = memory.seen_ready(pods, context.clock) or await self._volume(job, memory, context.timing.prepare)
+            seen = memory.seen_ready(pods, context.clock)
+            ready = seen or await self._attempts.volume(job, memory, context.timing.prepare)
         except BaseException:
             context.slots.withdraw(job_id)
             raise
@@ -267,7 +254,7 @@ class Machine(Generic[JobT]):
         """It has a slot: which it keeps unless it is certain that it did not start."""
         context, job_id = self._context, self._id(job)
         try:
-            order = await self._order(job, memory, ready, context.timing.prepare)
+            order = await self._attempts.order(job, memory, ready, context.timing.prepare)
         except BaseException:
             context.slots.release(job_id)
             raise
@@ -315,10 +302,10 @@ class Machine(Generic[JobT]):
         """The agent was restarted while this ran: the engine goes on from what is in the repository already."""
         limit = self._context.timing.restart
         pod = self._context.stock.pod_of(self._kind.pod_label, job)
-        ready = await self._volume(job, memory, limit) if pod is None else volume_in(pod, job)
+        ready = await self._attempts.volume(job, memory, limit) if pod is None else volume_in(pod, job)
         if isinstance(ready, Ready) and ready.node != self._context.node:
             return await self._hand_over(job, memory, ready.node)
-        order = await self._order(job, memory, ready, limit) if isinstance(ready, Ready) else ready
+        order = await self._attempts.order(job, memory, ready, limit) if isinstance(ready, Ready) else ready
         if not isinstance(order, Order):
             return await self._not_ready(job, memory, order)
         if pod is not None:
@@ -363,66 +350,7 @@ class Machine(Generic[JobT]):
         again = await finisher.show_progress(job, memory, work.progress)
         return context.timing.look_again if again is None else min(again, context.timing.look_again)
 
-    # ---- volumes and jobs that may come yet ----
-
-    async def _advanced(
-        self, job: JobT, memory: Remembered[JobT], limit: float | None = None
-    ) -> Ready | Waiting | LighterageError:
-        """The exposer's next steps."""
-        memory.exposed = True
-        if (pod := self._context.stock.pod_of(self._kind.pod_label, job)) is not None:
-            await self._context.stock.remove(pod)
-            return Waiting(f"the pod {pod.key} of the stock agent has to end")
-        state = await self._patiently(memory, self._kind.exposer.advance(job), limit)
-        return state.error if isinstance(state, Broken) else state
-
-    async def _volume(self, job: JobT, memory: Remembered[JobT], limit: float) -> Ready | Waiting | LighterageError:
-        """The volume; what it waits for; or why there is none, which a wait becomes when it is too long."""
-        state = await self._advanced(job, memory, limit)
-        if isinstance(state, Waiting) and self._is_late(memory, limit):
-            return ExposeTimeout(f"the volume was not accessible within {limit:.0f} s: {state.reason}")
-        return state
-
-    async def _order(
-        self, job: JobT, memory: Remembered[JobT], ready: Ready, limit: float
-    ) -> Order | Waiting | LighterageError:
-        """The same for what is to be done with it."""
-        try:
-            made = await self._patiently(memory, self._kind.work(job, ready), limit)
-        except KubeError:
-            raise
-        except LighterageError as error:
-            return Waiting(str(error)) if error.retryable and not self._is_late(memory, limit) else error
-        if isinstance(made, LighterageError):
-            return made
-        memory.trying = None
-        runner, spec, secrets = made
-        callbacks, in_pod = self._context.callbacks(job), ready.runner is Runner.POD
-        return Order(runner, with_trace(spec, job), secrets, callbacks, in_pod)
-
-    async def _patiently(
-        self, memory: Remembered[JobT], call: Awaitable[_T], limit: float | None = None
-    ) -> _T | LighterageError:
-        """What `call` gives; or the error of the API server, once it has answered so for too long to go on."""
-        context = self._context
-        try:
-            result = await call
-        except KubeError as error:
-            hopeless = isinstance(error, KubeForbidden | KubeInvalid | KubeNotFound)
-            if hopeless and memory.refused is None:
-                memory.refused = context.clock.monotonic()
-            too_long = hopeless and memory.since(memory.refused, context.clock) >= context.timing.refused
-            if too_long or (limit is not None and self._is_late(memory, limit)):
-                return error
-            raise
-        memory.refused = None
-        return result
-
-    def _is_late(self, memory: Remembered[JobT], limit: float) -> bool:
-        """Whether it is tried for longer than that."""
-        if memory.trying is None:
-            memory.trying = self._context.clock.monotonic()
-        return memory.since(memory.trying, self._context.clock) > limit
+    # ---- waiting ----
 
     async def _not_ready(self, job: JobT, memory: Remembered[JobT], why: Waiting | LighterageError) -> Again:
         if isinstance(why, LighterageError):
@@ -437,7 +365,8 @@ class Machine(Generic[JobT]):
         if job.status.phase.is_new or now < due:
             return context.timing.look_again
         memory.waiting_told = now + max(context.timing.resync, now - memory.phase_since)
-        await self._write(job, with_metadata(job, annotations={WAITING_ANNOTATION: reason[:_MAX_REASON]}))
+        told = with_metadata(job, annotations={WAITING_ANNOTATION: reason[:_MAX_REASON]})
+        await self._write(job, told)
         return context.timing.look_again
 
     async def _time_out(self, job: JobT, memory: Remembered[JobT]) -> Again:
@@ -484,8 +413,10 @@ class Machine(Generic[JobT]):
     # ---- small questions ----
 
     def _is_mine(self, job: JobT) -> bool:
-        node, moves = self._kind.node(job), self._context.movings.get(self._id(job)) is not None
-        if node == self._context.node or (moves and not node):
+        node = self._kind.node(job)
+        if node == self._context.node:
+            return True
+        if not node and self._context.movings.get(self._id(job)) is not None:
             return True
         return job.status.phase is Phase.ACCEPTED and self._kind.is_here(job)
 
