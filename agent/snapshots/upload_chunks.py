@@ -7,12 +7,14 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Protocol, cast
 
 from agent.repository.ids import ObjectId
 from agent.snapshots.progress import Cancellation
 
 _POLL = 0.2
+_USUAL = 6 * 1024 * 1024
+"""Of a slab, what the chunks of most splitters fill."""
 
 
 class ChunkSource(Protocol):
@@ -29,7 +31,7 @@ class Slabs:
     def __init__(self, size: int, count: int, cancellation: Cancellation) -> None:
         self.size = size
         self._cancellation = cancellation
-        self._free: SimpleQueue[memoryview] = SimpleQueue()
+        self._free: SimpleQueue[mmap.mmap] = SimpleQueue()
         self._left = count
         self._lock = threading.Lock()
 
@@ -37,7 +39,7 @@ class Slabs:
         """A free one; waits for it. Raises `CanceledError`."""
         while (slab := self.take_if_free()) is None:
             try:
-                return self._free.get(timeout=_POLL)
+                return memoryview(self._free.get(timeout=_POLL))
             except Empty:
                 self._cancellation.check()
         return slab
@@ -45,17 +47,20 @@ class Slabs:
     def take_if_free(self) -> memoryview | None:
         """A free one, None when all are in use."""
         try:
-            return self._free.get_nowait()
+            return memoryview(self._free.get_nowait())
         except Empty:
             with self._lock:
                 if not self._left:
                     return None
                 self._left -= 1
-            return memoryview(mmap.mmap(-1, self.size))
+            return memoryview(mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
     def give_back(self, slab: memoryview) -> None:
-        """Nobody looks at it any more."""
-        self._free.put(slab)
+        """Nobody looks at it any more. What of it is seldom needed takes no memory until it is needed again."""
+        mapping = cast(mmap.mmap, slab.obj)
+        if self.size > _USUAL:
+            mapping.madvise(mmap.MADV_DONTNEED, _USUAL, self.size - _USUAL)
+        self._free.put(mapping)
 
 
 class Chunks:

@@ -51,3 +51,16 @@ async def test_no_piece_of_a_large_file_is_read_in_two(start: int, end: int | No
     assert chunks.length == stop - start
     borders = [offset for offset, got in source.reads if got][1:]
     assert borders == list(range((start // READ_PIECE + 1) * READ_PIECE, stop, READ_PIECE))
+
+
+def test_a_slab_that_is_given_back_keeps_no_memory_for_long_chunks() -> None:
+    slabs = Slabs(16 * MIB, 1, Cancellation())
+    slab = slabs.take()
+    slab[:] = b"x" * len(slab)
+    slabs.give_back(slab)
+    again = slabs.take_if_free()
+    assert again is not None
+    assert again.obj is slab.obj
+    assert again[: 6 * MIB] == b"x" * 6 * MIB
+    assert not any(again[6 * MIB :])
+    assert slabs.take_if_free() is None
