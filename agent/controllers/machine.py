@@ -92,16 +92,16 @@ class Machine(Generic[JobT]):
         memory = self._memory.of(job)
         if not job.status.phase.is_new:
             self._context.queue.settle(self._id(job))
-        if self._is_mine(job):
+        if mine := self._is_mine(job):
             memory.look_up_at = 0.0
-        step = self._step(job, memory)
+        step = self._step(job, memory, mine)
         if step not in {self._new, self._prepared}:
             self._context.slots.withdraw(self._id(job))  # it starts no more: others need not wait for it
         return await step(job, memory)
 
-    def _step(self, job: JobT, memory: Remembered[JobT]) -> _Step[JobT]:
+    def _step(self, job: JobT, memory: Remembered[JobT], mine: bool) -> _Step[JobT]:
         """What is next."""
-        phase, mine = job.status.phase, self._is_mine(job)
+        phase = job.status.phase
         rules: tuple[tuple[bool, _Step[JobT]], ...] = (
             (phase.is_final, self._after_the_end),
             (memory.ended, _store_is_behind),

@@ -237,7 +237,7 @@ class ContentWriter:
         with self._changed:
             self._buffers.release(pack.buffer)
             self._on_their_way -= 1
-            if not self._on_their_way and not self._filled(_WELL_BEGUN):
+            if not self._on_their_way and not self._next_is_well_begun():
                 self._buffers.clear()  # the store is far ahead of us, or this is the end
             session.uploading -= 1
             self._stats.packs_uploaded += 1
@@ -247,10 +247,10 @@ class ContentWriter:
         if last:
             self._sink.session_changed()
 
-    def _filled(self, share: float) -> bool:
-        """Whether a pack is open and full to this share. With the lock held."""
+    def _next_is_well_begun(self) -> bool:
+        """With the lock held."""
         packs = () if self._current is None else self._current.open_packs.values()
-        return any(pack.length >= share * self.pack_format.max_pack_size for pack in packs)
+        return any(pack.length >= _WELL_BEGUN * self.pack_format.max_pack_size for pack in packs)
 
     def build_indexes(self, session: WriteSession) -> Sequence[bytes]:
         """The index blobs of a closing session that is sealed, plaintext. Thread side."""

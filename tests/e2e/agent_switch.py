@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -98,7 +99,7 @@ class AgentSwitch:
     def _with_options(self, found: Object) -> Object:
         if found["kind"] != "DaemonSet" or not self._patient:
             return found
-        changed: Object = json.loads(json.dumps(found))
+        changed = copy.deepcopy(found)
         container = agents.container(changed)
         container["args"] = [one for one in container["args"] if not one.startswith(agents.PREPARE_TIMEOUT)]
         return changed
