@@ -59,7 +59,7 @@ def test_check_01_03_the_daemon_set_is_in_the_place_of_veleros(cluster: Cluster)
     cluster.eventually(
         "Velero has begun", lambda: b"Starting controllers" in cluster.velero.server.log.read_bytes()[started:]
     )
-    assert b"DaemonSet not found" not in cluster.velero.server.log.read_bytes()[started:]
+    assert b"node agent not found" not in cluster.velero.server.log.read_bytes()[started:]
 
 
 @pytest.mark.check(2)
