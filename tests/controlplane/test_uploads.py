@@ -5,8 +5,6 @@ Numbers are those of the contract's acceptance list (§12).
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections import Counter
 
@@ -222,22 +220,3 @@ def test_a_mover_that_is_not_done_yet_fails_at_once(cluster: Cluster, mover: str
     assert upload.status.phase is Phase.FAILED
     assert upload.status.message.startswith("mover.unsupported")
     cluster.assert_clean()
-
-
-@pytest.mark.slow
-def test_what_the_definitions_of_the_coming_velero_add_is_understood(cluster: Cluster) -> None:
-    field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/parentSnapshot"
-    added, removed = {"op": "add", "path": field, "value": {"type": "string"}}, {"op": "remove", "path": field}
-    patch = ["patch", "crd", "datauploads.velero.io", "--type=json"]
-    cluster.plane.kubectl(*patch, f"--patch={json.dumps([added])}")
-    try:
-        cluster.agents.restart()
-        namespace, folder = cluster.application()
-        (folder / "file").write_bytes(os.urandom(300_000))
-        first = cluster.wait_final(cluster.upload(namespace, parentSnapshot="none"))
-        second = cluster.wait_final(cluster.upload(namespace, parentSnapshot=first.status.snapshot_id))
-        assert [one.status.phase for one in (first, second)] == [Phase.COMPLETED] * 2
-        assert (first.status.incremental_bytes, second.status.incremental_bytes) == (300_000, 0)
-    finally:
-        cluster.plane.kubectl(*patch, f"--patch={json.dumps([removed])}")
-        cluster.agents.restart()
