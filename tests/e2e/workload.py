@@ -15,6 +15,8 @@ IMAGE: Final = os.environ.get("E2E_WORKLOAD_IMAGE", "lighterage.test/workload:1"
 STORAGE_CLASS: Final = os.environ.get("E2E_STORAGE_CLASS", "dir")
 LATE_STORAGE_CLASS: Final = os.environ.get("E2E_LATE_STORAGE_CLASS", "dir-wffc")
 """A class that binds when the first pod uses the claim."""
+DRIVER: Final = "dir.csi.lighterage.test"
+"""Of the project's own clusters; others have another one."""
 LOCAL_FOLDER: Final = "/var/lib/kubelet/lighterage-e2e"
 """On the node: where volumes that the node itself holds lie."""
 _SCRIPT: Final = (Path(__file__).parent / "tree_script.py").read_text()
@@ -42,10 +44,11 @@ def differences(before: dict[str, Content], after: dict[str, Content], *, by_sto
 
 
 def _kept_by_stock(entry: list[object]) -> list[object]:
-    """Without the time of a folder, which ends as that of its restore; a link's in microseconds, rounded up."""
+    """Without hard links and attributes, and without the time of a folder, which ends as that of its restore; a link's
+    in microseconds, rounded up."""
     mode, time = str(entry[0]), int(str(entry[_TIME]))
     kept = {"d": 0, "l": -(-time // 1000)}.get(mode[0], time)
-    return [*entry[:_TIME], kept, *entry[_TIME + 1 :]]
+    return [*entry[:_TIME], kept, *(told for told in entry[_TIME + 1 :] if not isinstance(told, dict))]
 
 
 @dataclass(frozen=True, slots=True)
