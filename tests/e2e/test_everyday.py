@@ -27,18 +27,22 @@ def _hook(when: str, command: str) -> dict[str, str]:
 
 
 @pytest.mark.check(35)
-def test_hooks_run_around_a_pod_volume(applications: Applications, velero: Velero) -> None:
+def test_hooks_run_around_a_pod_volume(applications: Applications, assert_equal: Comparison, velero: Velero) -> None:
     freeze = _hook("pre", "touch /data/files/frozen")
     thaw = _hook("post", "rm /data/files/frozen && touch /data/files/thawed")
     app = applications.deploy(Volume("files"), annotations=freeze | thaw)
+    app.make("files", "small")
+    before = app.content()
 
     velero.backup(app.namespace, app.namespace, *POD_VOLUMES)
-    assert app.shell("ls /data/files").split() == ["thawed"]
+    assert app.shell("ls /data/files").split() == ["small", "thawed"]
 
     applications.delete()
     velero.restore(app.namespace, app.namespace)
     app.wait_until_running()
-    assert app.shell("ls /data/files").split() == ["frozen"]
+    assert app.shell("ls /data/files").split() == ["frozen", "small"], "as between the two hooks"
+    app.shell("rm /data/files/frozen")
+    assert_equal(before, app.content())
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ def test_the_agent_that_goes_leaves_no_finalizer_behind_and_the_stock_one_goes_o
     assert_equal(content, app.content())
 
 
+@pytest.mark.check(2)
 @pytest.mark.parametrize("options", [[MOVE], POD_VOLUMES], ids=["data-mover", "pod-volume"])
 def test_manifest_of_velero_works_with_only_its_image_changed(
     agents: AgentSwitch,
