@@ -39,26 +39,34 @@ _SHORT_NAMES: Final = {
 }
 
 
+@pytest.fixture(scope="module")
+def definitions(whole_cluster: Cluster) -> Iterator[None]:
+    """Server and agents have started with the new definitions."""
+    _change(whole_cluster, "add")
+    yield
+    _change(whole_cluster, "remove")
+
+
 @pytest.fixture
-def coming(cluster: Cluster, record_property: Callable[[str, object], None]) -> Iterator[Cluster]:
-    """The agents have found the new definitions."""
+def coming(cluster: Cluster, definitions: None, record_property: Callable[[str, object], None]) -> Cluster:
     record_property("velero", "1.19-definitions")
-    _change(cluster, "add")
-    cluster.agents.restart()
-    yield cluster
-    _change(cluster, "remove")
-    cluster.agents.restart()
+    return cluster
 
 
 def _change(cluster: Cluster, how: str) -> None:
+    """The server starts anew: its watch of a kind whose definition has changed may be blind for minutes."""
     for plural, short in _SHORT_NAMES.items():
         place = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties"
         values: dict[str, object] = {f"{place}/{field}": {"type": "string"} for field in _FIELDS.get(plural, ())}
         values["/spec/names/shortNames"] = [short]
         patch = [
-            {"op": how, "path": path} | ({"value": value} if how == "add" else {}) for path, value in values.items()
+            {"op": how, "path": path, **({"value": value} if how == "add" else {})} for path, value in values.items()
         ]
         cluster.plane.kubectl("patch", "crd", f"{plural}.velero.io", "--type=json", f"--patch={json.dumps(patch)}")
+    cluster.velero.server.stop()
+    cluster.velero.server.start()
+    cluster.velero.wait_available()
+    cluster.agents.restart()
 
 
 def test_an_upload_has_the_parent_that_it_is_told(coming: Cluster) -> None:
