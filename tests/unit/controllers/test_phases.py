@@ -343,6 +343,7 @@ async def test_a_restore_begins_when_the_pod_waits_and_fails_when_it_never_will(
     assert await cluster.phase_of(POD_VOLUME_RESTORES, "r") is phase
 
 
+@pytest.mark.check(11, 12)
 async def test_no_node_works_on_more_than_its_share_and_the_namespace_exposes_no_more_than_allowed() -> None:
     cluster = Cluster(random.Random(1), concurrency=2, prepare_queue_length=4)
     for number in range(20):
