@@ -54,9 +54,12 @@ _STORE_LAG_SECONDS = 0.5
 """Until the store shows what was written already, by us or by another."""
 _POD_TELLS_SECONDS = 300.0
 """How long a volume that a pod holds, which is watched, is taken to be as it was; nothing can take it from the pod."""
+_MISSING_SECONDS = 1.0
+"""What is missing mostly comes a moment later: the server makes claims after what they wait for."""
+_MISSING_SHARE = 0.25
+"""Later it is asked for ever more seldom, this part of what was waited already, and each minute at least."""
 _NO_SLOT = "as many jobs run on this node as loadConcurrency allows"
 _MAX_REASON = 1_024
-_MAX_DOUBLINGS = 6
 _log = structlog.stdlib.get_logger(__name__)
 _Step = Callable[[JobT, Remembered[JobT]], Awaitable[Again]]
 
@@ -169,14 +172,13 @@ class Machine(Generic[JobT]):
         clock, timing = self._context.clock, self._context.timing
         if claim.error is None:
             return timing.look_again
-        rest = timing.prepare - memory.since(memory.phase_since, clock)
-        if rest <= 0:
+        waited = memory.since(memory.phase_since, clock)
+        if waited >= timing.prepare:
             return await self._finisher.end_at_once(job, memory, claim.error)
-        memory.looked_up += 1
-        spread = 0.5 + share(self._context.node, f"{memory.uid}/{memory.looked_up}")
-        wait = timing.look_again * 2.0 ** min(memory.looked_up - 1, _MAX_DOUBLINGS) * spread
-        memory.not_before = clock.monotonic() + min(wait, rest)
-        return min(wait, rest)
+        often = min(max(waited * _MISSING_SHARE, _MISSING_SECONDS), timing.resync)
+        wait = min(self._context.until_look_up(memory.uid, often), timing.prepare - waited)
+        memory.not_before = clock.monotonic() + wait
+        return wait
 
     async def _accepted(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context = self._context

@@ -204,7 +204,43 @@ async def test_a_download_whose_claim_never_comes_is_failed_after_the_time_limit
     download = await cluster.kube.get(DATA_DOWNLOADS, Key(NAMESPACE, "d"))
     assert download.status.phase is Phase.FAILED
     assert "app/d" in download.status.message
-    assert sum(verb == "get" for verb, _ in cluster.kube.requests) < 20
+    assert sum(verb == "get" for verb, _ in cluster.kube.requests) < 60
+
+
+@pytest.mark.parametrize("away", ["", *NODES])
+async def test_a_claim_that_comes_late_is_seen_within_two_minutes_whoever_is_away(cluster: Cluster, away: str) -> None:
+    cluster.liveness.nodes = frozenset(NODES)
+    await cluster.download("d", claim=False)
+    for node in NODES:
+        if node != away:
+            cluster.start_agent(node)
+    await cluster.run(1200)
+    assert (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+    await cluster.claim("d")
+    await cluster.run(120)
+    assert not (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+
+
+async def test_a_claim_that_comes_after_its_download_as_it_mostly_does_is_seen_in_a_second(cluster: Cluster) -> None:
+    cluster.liveness.nodes = frozenset(NODES)
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.download("d", claim=False)
+    await cluster.run(0.5)
+    await cluster.claim("d")
+    await cluster.run(1.5)
+    assert not (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+
+
+async def test_many_agents_together_ask_seldom_for_a_claim_that_never_comes(cluster: Cluster) -> None:
+    nodes = [f"node-{number}" for number in range(20)]
+    cluster.liveness.nodes = frozenset(nodes)
+    await cluster.download("d", claim=False)
+    for node in nodes:
+        cluster.start_agent(node)
+    await cluster.run(1700)
+    assert (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+    assert sum(request == ("get", "persistentvolumeclaims") for request in cluster.kube.requests) < 180
 
 
 async def test_a_prepared_upload_may_wait_for_a_slot_for_hours() -> None:
