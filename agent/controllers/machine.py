@@ -139,7 +139,7 @@ class Machine(Generic[JobT]):
             return early
         counts = context.writer.has_phase(kind.resource, Phase.ACCEPTED)
         if counts and not context.queue.admit(self._id(job), kind.namespace(job)):
-            return context.timing.look_again
+            return await self._stand_in_line(job, memory)
         claim = await kind.claim(job)
         if isinstance(claim, Ours):
             return await (self._accept(job, memory) if counts else self._skip_acceptance(job, memory))
@@ -149,6 +149,12 @@ class Machine(Generic[JobT]):
         if isinstance(claim, Refused):
             return await self._finisher.end_at_once(job, memory, claim.error)
         return await self._not_yet(job, memory, claim)
+
+    async def _stand_in_line(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        """It may wait for long: if it is deleted meanwhile, its snapshot is to be removed before it is gone."""
+        if self._kind.is_anybodys and self._kind.finalizer not in job.metadata.finalizers:
+            await self._keep(job, memory)
+        return self._context.timing.look_again
 
     async def _accept(self, job: JobT, _: Remembered[JobT]) -> Again:
         context, kind = self._context, self._kind

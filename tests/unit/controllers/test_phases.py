@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import structlog
 
-from agent.base.errors import ProvisioningFailed, RebindFailed, SourceNotFound, WrongPassword
+from agent.base.errors import KubeNotFound, ProvisioningFailed, RebindFailed, SourceNotFound, WrongPassword
 from agent.controllers.context import Timing
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.job import PAUSED_ANNOTATION
@@ -158,6 +158,25 @@ async def test_a_deleted_upload_is_canceled_cleaned_and_gone(cluster: Cluster) -
     await cluster.run(20)
     assert ("velero", "u") not in [view.key for view in (await cluster.kube.list(DATA_UPLOADS, "velero")).items]
     assert not cluster.exposed["upload"].left
+
+
+@pytest.mark.parametrize("agents", [1, 3])
+async def test_an_upload_that_is_deleted_while_it_waits_to_be_accepted_is_cleaned_before_it_is_gone(
+    agents: int,
+) -> None:
+    cluster = Cluster(random.Random(1), prepare_queue_length=1)
+    await cluster.upload("first", seconds=1000.0)
+    _start(cluster, agents)
+    await cluster.run(10)
+    await cluster.upload("u")
+    await cluster.run(20)
+    assert (await cluster.phase_of(DATA_UPLOADS, "u")).is_new
+    await cluster.kube.delete(DATA_UPLOADS, Key("velero", "u"))
+    await cluster.run(20)
+    with pytest.raises(KubeNotFound):
+        await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert cluster.exposed["upload"].cleaned == {Key("velero", "u")}, "Velero has made its snapshot"
+    await cluster.stop()
 
 
 async def test_a_definite_failure_of_the_volume_is_told_at_once_with_its_code(cluster: Cluster) -> None:
