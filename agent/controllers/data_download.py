@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.base.errors import KubeNotFound, LighterageError, NodeLost, SnapshotNotFound, SourceGone
+from agent.base.errors import (
+    ExposeUnsupported,
+    KubeNotFound,
+    LighterageError,
+    NodeLost,
+    SnapshotNotFound,
+    SourceGone,
+)
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.kind import Claim, NotYet, Ours, Refused
 from agent.controllers.sources import Sources, pods_of
 from agent.exposers.contract import Exposer, Ready
 from agent.kube.data_download import DataDownload
-from agent.kube.job import Phase
+from agent.kube.job import NodeOS, Phase
 from agent.kube.meta import Key
 from agent.kube.names import DATA_DOWNLOAD_LABEL, DATA_UPLOAD_DOWNLOAD_FINALIZER
 from agent.kube.resource import DATA_DOWNLOADS, PERSISTENT_VOLUME_CLAIMS, Resource
@@ -51,6 +58,13 @@ class DataDownloadKind:
                 SnapshotNotFound(
                     f"the backup of {job.spec.source_namespace} has no snapshot for this volume",
                     hint="its DataUpload did not complete: restore from another backup",
+                )
+            )
+        if job.spec.node_os is NodeOS.WINDOWS:
+            return Refused(
+                ExposeUnsupported(
+                    f"the volume {job.spec.target_volume.namespace}/{job.spec.target_volume.pvc} is of a Windows node",
+                    hint="this agent fills volumes on Linux nodes only",
                 )
             )
         target = Key(job.spec.target_volume.namespace, job.spec.target_volume.pvc)

@@ -317,6 +317,16 @@ async def test_a_download_without_a_snapshot_fails_at_once(cluster: Cluster) -> 
     assert download.status.message.startswith("snapshot.not-found:")
 
 
+async def test_a_volume_of_a_windows_node_is_not_restored_on_another(cluster: Cluster) -> None:
+    await cluster.download("d")
+    await cluster.patch(DATA_DOWNLOADS, "d", {"spec": {"nodeOS": "windows"}})
+    _start(cluster)
+    await cluster.run(5)
+    download = await cluster.kube.get(DATA_DOWNLOADS, Key("velero", "d"))
+    assert download.status.phase is Phase.FAILED
+    assert download.status.message.startswith("expose.unsupported: the volume app/d is of a Windows node")
+
+
 async def test_data_movers_of_others_are_left_alone_and_that_is_said_once() -> None:
     said: list[str] = []
     cluster = Cluster(random.Random(1), movers=DataMovers(tell=said.append))
