@@ -16,12 +16,14 @@ from typing import Generic
 import structlog
 
 from agent.base.errors import (
+    AccessDenied,
     CanceledError,
     ExposeTimeout,
     KubeConflict,
     KubeError,
     LighterageError,
     NodeLost,
+    TokenExpired,
     VolumeError,
 )
 from agent.controllers.attempts import Attempts
@@ -39,7 +41,7 @@ from agent.controllers.job import (
 )
 from agent.controllers.kind import JobKind, NotOurs, NotYet, Ours, Refused
 from agent.controllers.memory import Memory, PodVersions, Remembered, share
-from agent.controllers.moving import Failed, JobId, Order
+from agent.controllers.moving import Failed, JobId, Order, Work
 from agent.controllers.reasons import cancel_reason, cause, taken_away
 from agent.controllers.rescue import Rescuer
 from agent.controllers.sources import pod_versions
@@ -286,6 +288,8 @@ class Machine(Generic[JobT]):
         outcome = self._finisher.moved(job) if work is None else work.outcome
         if outcome is not None:
             if isinstance(outcome, Failed) and work is not None and work.ends_with_us:
+                if (again := await self._with_other_secrets(job, memory, work, outcome)) is not None:
+                    return again
                 outcome = await self._taken_away(job, outcome)
             return await self._finisher.conclude(job, memory, outcome)
         if work is None:
@@ -298,6 +302,26 @@ class Machine(Generic[JobT]):
             if age > limit + context.timing.kill:
                 work.kill(memory.overrun)
         return await self._finisher.show_progress(job, memory, work.progress)
+
+    async def _with_other_secrets(
+        self, job: JobT, memory: Remembered[JobT], work: Work, outcome: Failed
+    ) -> float | None:
+        """Go on with what the store refused, if its credentials were replaced meanwhile; None when they were not."""
+        if not isinstance(outcome.error, AccessDenied | TokenExpired):
+            return None
+        limit, job_id = self._context.timing.restart, self._id(job)
+        ready = await self._attempts.volume(job, memory, limit)
+        if not isinstance(ready, Ready) or ready.node != self._context.node:
+            return None
+        order = await self._attempts.order(job, memory, ready, limit)
+        if isinstance(order, Waiting):
+            return await self._wait(job, memory, order.reason)
+        if not isinstance(order, Order) or order.secrets == work.secrets:
+            return None
+        _log.warning("refused with credentials that were replaced: goes on with new ones", error=str(outcome.error))
+        self._context.movings.end(job_id, "its credentials were replaced")
+        self._start(job, order)
+        return self._context.timing.look_again
 
     async def _taken_away(self, job: JobT, outcome: Failed) -> Failed:
         """What a worker says of a volume that is not there any more: whoever held it may have been deleted."""

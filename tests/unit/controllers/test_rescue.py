@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from agent.base.errors import (
+    AccessDenied,
     KubeError,
     KubeForbidden,
     KubeNotFound,
@@ -27,6 +28,7 @@ from agent.kube.pods import ContainerState
 from agent.kube.pods import Waiting as PodWaiting
 from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES, PODS
 from agent.kube.volumes import VolumeMode
+from agent.movers.spec import Secrets
 from agent.testing.clock import VirtualClock
 from agent.testing.fake_movers import Script
 from agent.testing.flaky_kube import FlakyKube, Weather
@@ -424,6 +426,45 @@ async def test_a_worker_that_does_not_end_on_a_cancel_is_ended_by_force(cluster:
     assert upload.status.phase is Phase.CANCELED
     assert upload.status.message == "canceled: spec.cancel was set"
     assert not any(cluster.moved.active.values())
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_credentials_that_are_replaced_while_a_job_runs_are_those_with_which_it_goes_on(
+    cluster: Cluster, replaced: bool
+) -> None:
+    old, new = Secrets(password="p", secret_key="old"), Secrets(password="p", secret_key="new")
+    cluster.secrets = old
+    refused = AccessDenied("the store refused the key")
+    cluster.moved.script = lambda _: Script(seconds=30, error=None if cluster.secrets == new else refused)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(20)
+    begun = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert begun.status.phase is Phase.IN_PROGRESS
+    cluster.secrets = new if replaced else old
+    await cluster.run(120)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    if replaced:
+        assert upload.status.phase is Phase.COMPLETED
+        assert upload.status.start_timestamp == begun.status.start_timestamp
+        assert len(cluster.moved.started) == 2 and not cluster.moved.doubled
+    else:
+        assert upload.status.message == "storage.access-denied: the store refused the key"
+        assert len(cluster.moved.started) == 1
+
+
+async def test_credentials_that_are_replaced_and_refused_as_well_are_not_tried_again_and_again(
+    cluster: Cluster,
+) -> None:
+    cluster.secrets = Secrets(password="p", secret_key="old")
+    cluster.moved.script = lambda _: Script(seconds=30, error=AccessDenied("the store refused the key"))
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(20)
+    cluster.secrets = Secrets(password="p", secret_key="new")
+    await cluster.run(120)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.FAILED
+    assert len(cluster.moved.started) == 2
 
 
 async def test_work_that_takes_longer_than_allowed_is_failed_with_that_reason() -> None:
