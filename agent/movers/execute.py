@@ -234,11 +234,12 @@ class Execution:
                 await _unpublish(writer, result.snapshot)
                 raise _partial(result, work.path)
         total = result.snapshot.stats.total_size
+        incremental = max(total - upload.bytes_cached, 0) if isinstance(work, BackupTree) else 0  # §13.6
         return BackupResult(
             snapshot=result.snapshot.id,
             incomplete=result.snapshot.incomplete,
             total_bytes=total,
-            incremental_bytes=max(total - upload.bytes_cached, 0),
+            incremental_bytes=incremental,
             uploaded_bytes=storage.snapshot().bytes("put"),
             files=upload.files,
             errors=result.errors,
