@@ -49,8 +49,8 @@ class DataDownloadKind:
         """By the name of the data mover."""
         return self.movers.handles(job.spec.datamover)
 
-    async def claim(self, job: DataDownload) -> Claim:
-        """Every agent's, when there is a snapshot and a claim; the server makes the claim after the object."""
+    def refusal(self, job: DataDownload) -> Refused | None:
+        """By the data mover, the snapshot, and the system that the volume needs."""
         if (refusal := self.movers.refusal(job.spec.datamover)) is not None:
             return refusal
         if not job.spec.snapshot_id:
@@ -67,6 +67,10 @@ class DataDownloadKind:
                     hint="this agent fills volumes on Linux nodes only",
                 )
             )
+        return None
+
+    async def claim(self, job: DataDownload) -> Claim:
+        """Every agent's, when there is a claim, which the server makes after the object."""
         target = Key(job.spec.target_volume.namespace, job.spec.target_volume.pvc)
         try:
             await self.sources.api.get(PERSISTENT_VOLUME_CLAIMS, target)

@@ -39,7 +39,7 @@ from agent.controllers.job import (
     with_metadata,
     with_status,
 )
-from agent.controllers.kind import JobKind, NotOurs, NotYet, Ours, Refused
+from agent.controllers.kind import JobKind, NotYet, Ours, Refused
 from agent.controllers.memory import Memory, PodVersions, Remembered, share
 from agent.controllers.moving import Failed, JobId, Order, Work
 from agent.controllers.reasons import cancel_reason, cause, taken_away
@@ -139,6 +139,14 @@ class Machine(Generic[JobT]):
         early = max(turn, memory.not_before) - context.clock.monotonic()
         if early > 0:
             return early
+        if not (kind.is_anybodys or kind.is_here(job)):
+            return await self._rescuer.unclaimed(job, memory)
+        if (refusal := kind.refusal(job)) is not None:
+            return await self._finisher.end_at_once(job, memory, refusal.error)
+        return await self._claim(job, memory)
+
+    async def _claim(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        context, kind = self._context, self._kind
         counts = context.writer.has_phase(kind.resource, Phase.ACCEPTED)
         if counts and not context.queue.admit(self._id(job), kind.namespace(job)):
             return await self._stand_in_line(job, memory)
@@ -146,8 +154,6 @@ class Machine(Generic[JobT]):
         if isinstance(claim, Ours):
             return await (self._accept(job, memory) if counts else self._skip_acceptance(job, memory))
         context.queue.settle(self._id(job))
-        if isinstance(claim, NotOurs):
-            return await self._rescuer.unclaimed(job, memory)
         if isinstance(claim, Refused):
             return await self._finisher.end_at_once(job, memory, claim.error)
         return await self._not_yet(job, memory, claim)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.base.errors import LighterageError, MoverUnsupported, NodeLost
-from agent.controllers.kind import Claim, NotOurs, Ours, Refused
+from agent.controllers.kind import Claim, Ours, Refused
 from agent.controllers.sources import Sources
 from agent.controllers.status import Definitions
 from agent.exposers.contract import Exposer, Ready
@@ -67,11 +67,13 @@ class PodVolumeBackupKind:
         """All of them."""
         return True
 
+    def refusal(self, job: PodVolumeBackup) -> Refused | None:
+        """By the uploader."""
+        return uploader_refusal(f"the PodVolumeBackup {job.key}", job.spec.uploader_type)
+
     async def claim(self, job: PodVolumeBackup) -> Claim:
-        """This node's only."""
-        if job.spec.node != self.sources.node:
-            return NotOurs()
-        return uploader_refusal(f"the PodVolumeBackup {job.key}", job.spec.uploader_type) or Ours()
+        """What is here."""
+        return Ours()
 
     def node(self, job: PodVolumeBackup) -> str:
         """The pod's."""

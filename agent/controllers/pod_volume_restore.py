@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.base.errors import KubeNotFound, LighterageError, PodBroken, SnapshotNotFound, SourceGone
-from agent.controllers.kind import Claim, NotOurs, NotYet, Ours, Refused
+from agent.controllers.kind import Claim, NotYet, Ours, Refused
 from agent.controllers.pod_volume_backup import uploader_refusal
 from agent.controllers.sources import Sources
 from agent.controllers.status import Definitions
@@ -62,16 +62,18 @@ class PodVolumeRestoreKind:
         """All of them."""
         return True
 
-    async def claim(self, job: PodVolumeRestore) -> Claim:
-        """The node's on which the pod waits."""
-        pod = self._pod(job)
-        if pod is None:
-            return NotOurs()
+    def refusal(self, job: PodVolumeRestore) -> Refused | None:
+        """By the uploader and the snapshot."""
         if (refusal := uploader_refusal(f"the PodVolumeRestore {job.key}", job.spec.uploader_type)) is not None:
             return refusal
         if not job.spec.snapshot_id:
             return Refused(SnapshotNotFound(f"the PodVolumeRestore {job.key} names no snapshot"))
-        return waiting_container(pod)
+        return None
+
+    async def claim(self, job: PodVolumeRestore) -> Claim:
+        """When its pod waits for it."""
+        pod = self._pod(job)
+        return NotYet(f"the pod of {job.key} has just gone") if pod is None else waiting_container(pod)
 
     def node(self, job: PodVolumeRestore) -> str:
         """Who accepted it; for servers that do not keep that, the pod's node if it is this one."""

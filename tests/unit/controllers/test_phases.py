@@ -317,6 +317,23 @@ async def test_a_download_without_a_snapshot_fails_at_once(cluster: Cluster) -> 
     assert download.status.message.startswith("snapshot.not-found:")
 
 
+async def test_what_can_never_be_done_fails_at_once_however_many_wait_to_be_accepted() -> None:
+    cluster = Cluster(random.Random(1), prepare_queue_length=1)
+    await cluster.upload("first", seconds=1000.0)
+    _start(cluster)
+    await cluster.run(10)
+    await cluster.upload("block", datamover="velero-block")
+    await cluster.download("empty", snapshot="")
+    await cluster.pod_backup("restic", uploader="restic")
+    await cluster.upload("u")
+    await cluster.run(2)
+    assert await cluster.phase_of(DATA_UPLOADS, "block") is Phase.FAILED
+    assert await cluster.phase_of(DATA_DOWNLOADS, "empty") is Phase.FAILED
+    assert await cluster.phase_of(POD_VOLUME_BACKUPS, "restic") is Phase.FAILED
+    assert (await cluster.phase_of(DATA_UPLOADS, "u")).is_new
+    await cluster.stop()
+
+
 async def test_a_volume_of_a_windows_node_is_not_restored_on_another(cluster: Cluster) -> None:
     await cluster.download("d")
     await cluster.patch(DATA_DOWNLOADS, "d", {"spec": {"nodeOS": "windows"}})

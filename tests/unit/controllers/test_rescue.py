@@ -116,6 +116,20 @@ async def test_a_pod_volume_backup_of_a_node_without_an_agent_is_failed(cluster:
     assert "no-such-node" in backup.status.message
 
 
+@pytest.mark.check(37)
+async def test_a_pod_volume_backup_of_a_dead_node_is_failed_however_many_wait_to_be_accepted() -> None:
+    cluster = Cluster(random.Random(1), prepare_queue_length=1)
+    await cluster.upload("first", seconds=1000.0)
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.run(10)
+    await cluster.pod_backup("b", node="no-such-node")
+    cluster.liveness.dead.add("no-such-node")
+    await cluster.run(30)
+    assert await cluster.phase_of(POD_VOLUME_BACKUPS, "b") is Phase.FAILED
+    await cluster.stop()
+
+
 @pytest.mark.parametrize("minor", [16, 18])
 async def test_a_pod_volume_restore_whose_pod_is_gone_is_failed(minor: int) -> None:
     cluster = Cluster(random.Random(1), server=Server(minor))
@@ -492,6 +506,7 @@ async def test_a_canceled_pod_volume_restore_is_canceled_where_the_server_knows_
     await cluster.stop()
 
 
+@pytest.mark.check(45)
 async def test_progress_is_written_every_ten_seconds_also_while_it_is_being_canceled(cluster: Cluster) -> None:
     cluster.moved.script = lambda _: Script(seconds=1000, deaf=True)
     moments: list[float] = []
