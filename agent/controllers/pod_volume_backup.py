@@ -49,7 +49,7 @@ class PodVolumeBackupKind:
 
     sources: Sources
     exposer: Exposer[PodVolumeBackup]
-    canceled_phase: Phase
+    definitions: Definitions
     resource: Resource[PodVolumeBackup] = POD_VOLUME_BACKUPS
     name: str = "PodVolumeBackup"
     finalizer: str = POD_VOLUME_FINALIZER
@@ -58,6 +58,11 @@ class PodVolumeBackupKind:
     is_anybodys: bool = False
     priority: int = 1
     """An application may stand still until these are done (contract §7.1)."""
+
+    @property
+    def canceled_phase(self) -> Phase:
+        """As the server that is installed now can bear it."""
+        return canceled_phase(self.definitions)
 
     def namespace(self, job: PodVolumeBackup) -> str:
         """Of the pod."""

@@ -45,7 +45,7 @@ class PodVolumeRestoreKind:
 
     sources: Sources
     exposer: Exposer[PodVolumeRestore]
-    canceled_phase: Phase
+    definitions: Definitions
     resource: Resource[PodVolumeRestore] = POD_VOLUME_RESTORES
     name: str = "PodVolumeRestore"
     finalizer: str = POD_VOLUME_FINALIZER
@@ -53,6 +53,11 @@ class PodVolumeRestoreKind:
     has_node_from_the_start: bool = True
     is_anybodys: bool = False
     priority: int = 0
+
+    @property
+    def canceled_phase(self) -> Phase:
+        """As the server that is installed now can bear it."""
+        return canceled_phase(self.definitions)
 
     def namespace(self, job: PodVolumeRestore) -> str:
         """Of the pod."""

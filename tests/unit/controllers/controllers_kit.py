@@ -60,7 +60,7 @@ SECRETS = Secrets(password="p")
 ALL_RESOURCES = (DATA_UPLOADS, DATA_DOWNLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """What the definitions of a Velero server know, by its minor version."""
 
@@ -147,7 +147,7 @@ class Cluster:
     """Everything that is shared by the agents of one test."""
 
     rng: random.Random
-    server: Server = Server()
+    server: Server = field(default_factory=Server)
     clock: VirtualClock | LoopClock = field(default_factory=VirtualClock)
     timing: Timing = field(default_factory=Timing)
     concurrency: int = 2

@@ -110,6 +110,20 @@ async def test_a_canceled_pod_volume_backup_ends_as_its_server_can_bear(minor: i
     await cluster.stop()
 
 
+async def test_a_server_that_is_exchanged_while_the_agent_runs_counts_for_the_end_of_a_canceled_backup() -> None:
+    server = Server(19)
+    cluster = Cluster(random.Random(1), server=server)
+    cluster.moved.script = lambda _: Script(seconds=1000)
+    await cluster.pod_backup("b")
+    _start(cluster)
+    await cluster.run(20)
+    server.minor = 18
+    await cluster.patch(POD_VOLUME_BACKUPS, "b", {"spec": {"cancel": True}})
+    await cluster.run(15)
+    assert await cluster.phase_of(POD_VOLUME_BACKUPS, "b") is Phase.FAILED
+    await cluster.stop()
+
+
 @pytest.mark.check(17)
 @pytest.mark.parametrize("seconds", [0.0, 3.0, 8.0, 14.0])
 async def test_a_cancel_ends_an_upload_within_seconds_in_every_phase(cluster: Cluster, seconds: float) -> None:
