@@ -31,9 +31,10 @@ _SERVER_OPTIONS: Final = (
     "--concurrent-backups=4",
     # The server works on one repository at a time: in an hour tests make dozens, and then each would be due.
     "--default-repo-maintain-frequency=24h",
+    "--garbage-collection-frequency=10s",
 )
-"""Velero asks after data movement every ten seconds by default, which hides what the agent takes; and it makes one
-backup after the other, which would let tests wait for one another."""
+"""Velero asks after data movement every ten seconds by default, which hides what the agent takes; it makes one backup
+after the other, which would let tests wait for one another; and it looks for expired ones once an hour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,19 @@ Numbers are those of the contract's acceptance list (§12).
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
+import time
+from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Final
 
+import botocore.session
 import pytest
+from botocore.config import Config
 
 from agent.kube.data_upload import DataUpload
 from agent.kube.job import Phase
@@ -24,20 +31,15 @@ from agent.kube.resource import (
     POD_VOLUME_RESTORES,
     PODS,
 )
-from agent.kube.selector import Selector
 from agent.kube.volumes import ReclaimPolicy
 from agent.testing.control_plane_csi import LATE_STORAGE_CLASS
-from agent.testing.control_plane_velero import NAMESPACE
+from agent.testing.control_plane_velero import BUCKET, NAMESPACE
 from tests.controlplane.agents import STOCK_CONFIG
+from tests.controlplane.backups import BY_FILES, of_backup, of_restore, pod_volumes
 from tests.controlplane.cluster import Cluster
 
-
-def of_backup(name: str) -> Selector:
-    return Selector(labels={"velero.io/backup-name": name})
-
-
-def of_restore(name: str) -> Selector:
-    return Selector(labels={"velero.io/restore-name": name})
+_BLOB: Final = re.compile(r"kopia\.[a-z]+|[pqx_][\w-]+|udmrepo\.Repository")
+"""How kopia names what lies in its folder; the last one is Velero's own mark."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ def shop(whole_cluster: Cluster) -> Shop:
     (folders["data"] / "folder").mkdir()
     (folders["data"] / "folder" / "small").write_text("small")
     (folders["late"] / "file").write_text("late")
+    os.chown(folders["late"] / "file", 1234, 4321)
+    (folders["late"] / "file").chmod(0o640)
+    os.chown(folders["late"], 1000, 2000)
+    folders["late"].chmod(0o2750)
     backup = cluster.back_up("--snapshot-move-data", namespace=namespace)
     uploads = _uploads(cluster, backup)
     (folders["data"] / "folder" / "new").write_text("new")
@@ -125,7 +131,9 @@ def test_check_27_29_volumes_come_back_into_another_namespace(cluster: Cluster, 
     downloads = cluster.objects(DATA_DOWNLOADS, NAMESPACE, of_restore(restore))
     assert [download.status.phase for download in downloads] == [Phase.COMPLETED] * 3
     for name, folder in shop.folders.items():
-        assert _digests(cluster.storage.volume_of(target, name)) == _digests(folder)
+        restored = cluster.storage.volume_of(target, name)
+        assert _digests(restored) == _digests(folder)
+        assert _attributes(restored) == _attributes(folder)
         claim = cluster.get(PERSISTENT_VOLUME_CLAIMS, name, target)
         volume = cluster.get(PERSISTENT_VOLUMES, claim.spec.volume_name)
         assert claim.status.phase == "Bound"
@@ -133,6 +141,9 @@ def test_check_27_29_volumes_come_back_into_another_namespace(cluster: Cluster, 
         assert claim.spec.selector is not None
         assert volume.metadata.labels.items() >= claim.spec.selector.match_labels.items()
     assert cluster.velero.cli("restore", "describe", restore, "--details").count("Completed") >= 4
+    for download in downloads:
+        status = download.status
+        assert_columns(cluster, "datadownloads", download.metadata.name, status.progress.total_bytes, status.node)
     cluster.assert_clean()
 
 
@@ -178,15 +189,30 @@ def test_check_38_wishes_of_the_uploader_reach_the_worker(cluster: Cluster) -> N
 
 @pytest.mark.check(45)
 def test_check_45_the_columns_of_kubectl_are_filled(cluster: Cluster, shop: Shop) -> None:
-    lines = cluster.plane.kubectl("get", "datauploads", f"--namespace={NAMESPACE}").splitlines()
-    (row,) = [line for line in lines if line.startswith(shop.uploads["data"].metadata.name)]
-    assert {"Completed", str((20 << 20) + 5), "default", shop.uploads["data"].status.node} <= set(row.split())
+    upload = shop.uploads["data"]
+    assert_columns(cluster, "datauploads", upload.metadata.name, (20 << 20) + 5, upload.status.node)
 
 
 @pytest.mark.check(40)
-def test_check_40_the_location_stays_available(cluster: Cluster, shop: Shop) -> None:
-    cluster.velero.cli("backup-location", "get")
+def test_check_40_the_location_stays_available_and_has_no_foreign_folder(cluster: Cluster, shop: Shop) -> None:
+    now = int(time.time())
+    often = ["patch", "backupstoragelocation", "default", f"--namespace={NAMESPACE}", "--type=merge"]
+    cluster.plane.kubectl(*often, '--patch={"spec": {"validationFrequency": "1s"}}')
+
+    def looked_at() -> float:
+        found = json.loads(cluster.plane.kubectl("get", *often[1:4], "-o=json"))
+        return datetime.fromisoformat(found["status"]["lastValidationTime"]).timestamp()
+
+    try:
+        cluster.eventually("the server has looked at it since", lambda: looked_at() > now, 90)
+    finally:
+        cluster.plane.kubectl(*often, '--patch={"spec": {"validationFrequency": null}}')
     assert cluster.velero.phase("backupstoragelocation", "default") == "Available"
+    names = names_in_bucket(cluster)
+    assert {name.partition("/")[0] for name in names} <= {"backups", "kopia", "restores"}
+    blobs = [name.removeprefix(f"kopia/{shop.namespace}/") for name in names if name.startswith("kopia/")]
+    own = [name for name in blobs if not name.startswith("kopia/")]
+    assert own and [name for name in own if not _BLOB.fullmatch(name)] == []
 
 
 @pytest.mark.check(7)
@@ -217,7 +243,7 @@ def test_check_32_pod_volumes_go_out_and_come_back_and_the_pod_starts(cluster: C
         cluster.nodes.pods_folder(app.spec.node_name) / app.metadata.uid / "volumes/kubernetes.io~empty-dir/scratch/s"
     ).touch()
 
-    backup = cluster.back_up("--default-volumes-to-fs-backup", "--snapshot-volumes=false", namespace=namespace)
+    backup = cluster.back_up(*BY_FILES, namespace=namespace)
     assert cluster.velero.phase("backup", backup) == "Completed"
     backups = {one.spec.volume: one for one in cluster.objects(POD_VOLUME_BACKUPS, NAMESPACE, of_backup(backup))}
     assert {name: one.status.phase for name, one in backups.items()} == {
@@ -235,6 +261,47 @@ def test_check_32_pod_volumes_go_out_and_come_back_and_the_pod_starts(cluster: C
     volume = cluster.storage.volume_of(target, "data")
     assert (volume / "file").read_bytes() == b"x" * 300_000
     cluster.eventually("the done file is removed", lambda: not (volume / ".velero").exists(), 30)
+    restored = next(one for one in restores if one.spec.volume == "data")
+    assert_columns(cluster, "podvolumebackups", backups["data"].metadata.name, 300_000)
+    assert_columns(cluster, "podvolumerestores", restored.metadata.name, 300_000)
+
+
+@pytest.mark.check(34)
+def test_check_34_a_volume_that_is_not_on_its_node_costs_its_backup_nothing_else(cluster: Cluster) -> None:
+    namespace, scratch = pod_volumes(cluster)
+    scratch.rmdir()
+    backup = cluster.back_up(*BY_FILES, namespace=namespace)
+    assert cluster.velero.phase("backup", backup) == "PartiallyFailed"
+    backups = {one.spec.volume: one for one in cluster.objects(POD_VOLUME_BACKUPS, NAMESPACE, of_backup(backup))}
+    assert {name: one.status.phase for name, one in backups.items()} == {
+        "data": Phase.COMPLETED,
+        "scratch": Phase.FAILED,
+    }
+    assert "scratch" in backups["scratch"].status.message
+
+    restore, target = cluster.restore(backup, source=namespace)
+    assert cluster.velero.phase("restore", restore) == "Completed"
+    cluster.wait_running(target, "app")
+    assert (cluster.storage.volume_of(target, "data") / "file").read_bytes() == b"x" * 300_000
+
+
+@pytest.mark.check(36)
+def test_check_36_a_restore_says_which_of_its_pod_volumes_failed(cluster: Cluster) -> None:
+    namespace, _ = pod_volumes(cluster)
+    backup = cluster.back_up(*BY_FILES, namespace=namespace)
+    backups = {one.spec.volume: one for one in cluster.objects(POD_VOLUME_BACKUPS, NAMESPACE, of_backup(backup))}
+    lost = backups["data"].status.snapshot_id
+    cluster.kopia(namespace).run("snapshot", "delete", lost, "--delete")
+    restore, target = cluster.restore(backup, source=namespace)
+    assert cluster.velero.phase("restore", restore) == "PartiallyFailed"
+    restores = {one.spec.volume: one for one in cluster.objects(POD_VOLUME_RESTORES, NAMESPACE, of_restore(restore))}
+    assert {name: one.status.phase for name, one in restores.items()} == {
+        "data": Phase.FAILED,
+        "scratch": Phase.COMPLETED,
+    }
+    assert lost in restores["data"].status.message
+    assert not (cluster.storage.volume_of(target, "data") / ".velero").exists()
+    cluster.plane.kubectl("delete", "namespace", target)
 
 
 @pytest.mark.check(39)
@@ -248,9 +315,32 @@ def test_check_39_a_deleted_backup_leaves_the_others_intact(cluster: Cluster, sh
     assert shop.uploads["data"].status.snapshot_id not in manifests
 
 
+def assert_columns(cluster: Cluster, plural: str, name: str, size: int, node: str = "") -> None:
+    """What `kubectl get` prints of an object that is Completed; of nothing moved it prints nothing."""
+    header, *lines = cluster.plane.kubectl("get", plural, f"--namespace={NAMESPACE}").splitlines()
+    (row,) = [line.split() for line in lines if line.startswith(f"{name} ")]
+    sizes = [str(size)] * header.count(" BYTES ") if size else []  # the pod volumes of 1.16 have none
+    assert not Counter(["Completed", "default", *sizes, *[node] * bool(node)]) - Counter(row), header
+
+
+def names_in_bucket(cluster: Cluster) -> list[str]:
+    session = botocore.session.get_session()
+    session.set_credentials(cluster.s3.access_key, cluster.s3.secret_key)
+    path_style = Config(s3={"addressing_style": "path"})
+    client = session.create_client("s3", "us-east-1", endpoint_url=cluster.s3.endpoint, config=path_style)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    return [found["Key"] for page in pages for found in page.get("Contents", [])]
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _attributes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of every entry, and of the volume's own folder: mode, owner, time."""
+    infos = {path.relative_to(folder): path.lstat() for path in (folder, *sorted(folder.rglob("*")))}
+    return {str(path): (info.st_mode, info.st_uid, info.st_gid, info.st_mtime_ns) for path, info in infos.items()}

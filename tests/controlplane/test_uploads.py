@@ -5,8 +5,6 @@ Numbers are those of the contract's acceptance list (§12).
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections import Counter
 
@@ -39,24 +37,28 @@ def assert_canceled(cluster: Cluster, name: str) -> None:
 
 @pytest.mark.check(11, 12, 19)
 def test_check_11_12_19_many_uploads_keep_to_the_limits_and_are_done_once(cluster: Cluster) -> None:
-    cluster.config(STOCK_CONFIG, {"loadConcurrency": {"globalConfig": 2, "prepareQueueLength": 4}})
+    first = {"matchLabels": {"kubernetes.io/hostname": "n1"}}
+    own = [{"nodeSelector": first, "number": number} for number in (3, 1)]
+    limits = {"globalConfig": 2, "perNodeConfig": own, "prepareQueueLength": 4}
+    cluster.config(STOCK_CONFIG, {"loadConcurrency": limits})
     cluster.agents.restart()
     namespace, volume = cluster.application()
     fill(volume, 1)
     names = [cluster.upload(namespace) for _ in range(10)]
-    most_running, most_exposed, crowded = 0, 0, ""
+    most_running: Counter[str] = Counter()
+    most_exposed = 0
     deadline = time.monotonic() + 150
     while True:
         uploads = [upload for upload in cluster.objects(DATA_UPLOADS, NAMESPACE) if upload.metadata.name in names]
         running = Counter(upload.status.node for upload in uploads if upload.status.phase is Phase.IN_PROGRESS)
-        if max(running.values(), default=0) > most_running:
-            most_running, crowded = max(running.values()), cluster.work()
+        most_running |= running
         most_exposed = max(most_exposed, sum(EXPOSE_ON_GOING_LABEL in upload.metadata.labels for upload in uploads))
         if all(upload.status.phase.is_final for upload in uploads):
             break
         assert time.monotonic() < deadline, cluster.work()
     assert [upload.status.phase for upload in uploads] == [Phase.COMPLETED] * 10
-    assert most_running <= 2, crowded
+    assert most_running["n1"] <= 1, "the smallest of a node's own numbers counts"
+    assert most_running["n2"] <= 2
     assert most_exposed <= 4
     snapshots = {upload.status.snapshot_id for upload in uploads}
     assert len(snapshots) == 10
@@ -142,6 +144,18 @@ def test_a_snapshot_that_cannot_become_a_volume_fails_with_the_reason(cluster: C
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("call", ["DeleteVolume", "DeleteSnapshot"])
+def test_an_upload_is_completed_though_a_call_fails_that_takes_its_volume_away(cluster: Cluster, call: str) -> None:
+    namespace, volume = cluster.application()
+    fill(volume, 1)
+    cluster.storage.faults(fail={call: "the backend is on fire"})
+    upload = cluster.wait_final(cluster.upload(namespace))
+    assert (upload.status.phase, upload.status.message) == (Phase.COMPLETED, "")
+    cluster.storage.faults()
+    cluster.assert_clean(180)
+
+
+@pytest.mark.slow
 def test_a_snapshot_that_takes_its_time_is_waited_for(cluster: Cluster) -> None:
     namespace, volume = cluster.application()
     fill(volume, 1)
@@ -222,22 +236,3 @@ def test_a_mover_that_is_not_done_yet_fails_at_once(cluster: Cluster, mover: str
     assert upload.status.phase is Phase.FAILED
     assert upload.status.message.startswith("mover.unsupported")
     cluster.assert_clean()
-
-
-@pytest.mark.slow
-def test_what_the_definitions_of_the_coming_velero_add_is_understood(cluster: Cluster) -> None:
-    field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/parentSnapshot"
-    added, removed = {"op": "add", "path": field, "value": {"type": "string"}}, {"op": "remove", "path": field}
-    patch = ["patch", "crd", "datauploads.velero.io", "--type=json"]
-    cluster.plane.kubectl(*patch, f"--patch={json.dumps([added])}")
-    try:
-        cluster.agents.restart()
-        namespace, folder = cluster.application()
-        (folder / "file").write_bytes(os.urandom(300_000))
-        first = cluster.wait_final(cluster.upload(namespace, parentSnapshot="none"))
-        second = cluster.wait_final(cluster.upload(namespace, parentSnapshot=first.status.snapshot_id))
-        assert [one.status.phase for one in (first, second)] == [Phase.COMPLETED] * 2
-        assert (first.status.incremental_bytes, second.status.incremental_bytes) == (300_000, 0)
-    finally:
-        cluster.plane.kubectl(*patch, f"--patch={json.dumps([removed])}")
-        cluster.agents.restart()

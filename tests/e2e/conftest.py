@@ -17,8 +17,10 @@ from tests.e2e.agent_switch import STOCK, AgentSwitch
 from tests.e2e.cluster import Cluster
 from tests.e2e.direct import jobs_of
 from tests.e2e.guide import Guide, Seat
+from tests.e2e.location import Location
 from tests.e2e.node_faults import NodeFaults, node_faults
 from tests.e2e.object_store import ObjectStore
+from tests.e2e.store_faults import Gate
 from tests.e2e.velero import Velero
 from tests.e2e.workload import Content, Volume, Workload, differences
 
@@ -134,3 +136,21 @@ def clean(app: Workload, velero: Velero) -> Iterator[None]:
 @pytest.fixture
 def faults() -> NodeFaults:
     return node_faults()
+
+
+@pytest.fixture
+def location(app: Workload, cluster: Cluster) -> Iterator[Location]:
+    """A location of the test's own, still to be created."""
+    made = Location(cluster, app.namespace)
+    yield made
+    made.delete()
+
+
+@pytest.fixture
+def gate(faults: NodeFaults, location: Location) -> Iterator[Gate]:
+    """The location, created, with a way to its store on which data waits while the gate is shut."""
+    del faults  # pods reach a server of the test's process
+    gate = Gate(location.s3_url)
+    location.create(s3_url=gate.s3_url)
+    yield gate
+    gate.close()

@@ -61,6 +61,8 @@ def test_empty_volume_completes_and_restores(
     applications: Applications, assert_equal: Comparison, velero: Velero
 ) -> None:
     app = applications.deploy(Volume("empty"))
+    before = app.content()
+    assert before == {"/data/empty": {".": before["/data/empty"]["."]}}
 
     velero.backup(app.namespace, app.namespace, MOVE)
     (upload,) = velero.movements(backup=app.namespace)
@@ -70,7 +72,7 @@ def test_empty_volume_completes_and_restores(
     applications.delete()
     velero.restore(app.namespace, app.namespace)
     app.wait_until_running()
-    assert app.content() == {"/data/empty": {}}
+    assert_equal(before, app.content())
 
 
 @pytest.mark.check(9)

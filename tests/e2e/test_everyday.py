@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object
+from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object, phase
 from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.guide import agent_pod
 from tests.e2e.object_store import ObjectStore
@@ -25,42 +27,67 @@ def _hook(when: str, command: str) -> dict[str, str]:
 
 
 @pytest.mark.check(35)
-def test_hooks_run_around_a_pod_volume(applications: Applications, velero: Velero) -> None:
+def test_hooks_run_around_a_pod_volume(applications: Applications, assert_equal: Comparison, velero: Velero) -> None:
     freeze = _hook("pre", "touch /data/files/frozen")
     thaw = _hook("post", "rm /data/files/frozen && touch /data/files/thawed")
     app = applications.deploy(Volume("files"), annotations=freeze | thaw)
+    app.make("files", "small")
+    before = app.content()
 
     velero.backup(app.namespace, app.namespace, *POD_VOLUMES)
-    assert app.shell("ls /data/files").split() == ["thawed"]
+    assert app.shell("ls /data/files").split() == ["small", "thawed"]
 
     applications.delete()
     velero.restore(app.namespace, app.namespace)
     app.wait_until_running()
-    assert app.shell("ls /data/files").split() == ["frozen"]
+    assert app.shell("ls /data/files").split() == ["frozen", "small"], "as between the two hooks"
+    app.shell("rm /data/files/frozen")
+    assert_equal(before, app.content())
 
 
-@pytest.mark.check(9)
-def test_schedule_backs_up_incrementally(applications: Applications, cluster: Cluster, velero: Velero) -> None:
-    app = applications.deploy(Volume("files"))
-    app.make("files", "small")
-    velero.command(
-        "schedule",
-        "create",
-        app.namespace,
-        "--schedule=@yearly",
-        "--ttl=24h",
-        f"--include-namespaces={app.namespace}",
-        MOVE,
-    )
-    cluster.wait("the schedule is enabled", 30, lambda: cluster.get("Schedule", app.namespace, VELERO_NAMESPACE))
-    names = [f"{app.namespace}-{number}" for number in (1, 2)]
-    for name in names:
-        velero.command("backup", "create", name, f"--from-schedule={app.namespace}")
-        velero.wait_for_backup(name)
-    (again,) = velero.movements(backup=names[1])
-    velero.command("schedule", "delete", app.namespace, "--confirm")
-    assert again.incremental_bytes == 0
-    assert again.total_bytes > 0
+@pytest.fixture
+def schedule(app: Workload, cluster: Cluster, velero: Velero) -> Iterator[str]:
+    """One of the application's namespace, whose backups are kept for two minutes."""
+    name = app.namespace
+    options = ("--schedule=@yearly", "--ttl=2m", f"--include-namespaces={name}", MOVE)
+    velero.command("schedule", "create", name, *options)
+    yield name
+    velero.command("schedule", "delete", name, "--confirm")
+
+
+@pytest.mark.check(9, 39)
+def test_schedule_backs_up_incrementally_and_what_has_expired_goes(
+    app: Workload,
+    applications: Applications,
+    assert_equal: Comparison,
+    cluster: Cluster,
+    schedule: str,
+    store: ObjectStore,
+    velero: Velero,
+) -> None:
+    if not velero.looks_for_expired_backups_often:
+        pytest.skip("this server looks for what has expired once an hour")
+
+    def is_enabled() -> bool:
+        return phase(cluster.get("Schedule", schedule, VELERO_NAMESPACE)) == "Enabled"
+
+    cluster.wait("the schedule is enabled", 30, is_enabled)
+    first, second = (f"{schedule}-{number}" for number in (1, 2))
+    velero.command("backup", "create", first, f"--from-schedule={schedule}")
+    velero.wait_for_backup(first)
+    cluster.patch("Schedule", schedule, VELERO_NAMESPACE, {"spec": {"template": {"ttl": "24h0m0s"}}})
+    content = app.content()
+    velero.command("backup", "create", second, f"--from-schedule={schedule}")
+    velero.wait_for_backup(second)
+    (again,) = velero.movements(backup=second)
+    assert (again.incremental_bytes, again.total_bytes > 0) == (0, True)
+
+    cluster.wait("the first has expired", 240, lambda: cluster.get("Backup", first, VELERO_NAMESPACE) is None)
+    assert store.names(f"backups/{first}/") == []
+    applications.delete()
+    velero.restore(second, second)
+    app.wait_until_running()
+    assert_equal(content, app.content())
 
 
 @pytest.mark.check(39, 41)
@@ -78,13 +105,14 @@ def test_deletion_and_maintenance_leave_other_backups_whole(
     velero.backup(third, app.namespace, MOVE)
 
     velero.delete_backup(second)
+    deleted = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     repository = f"{app.namespace}-default-kopia"
     cluster.patch("BackupRepository", repository, VELERO_NAMESPACE, {"spec": {"maintenanceFrequency": "1s"}})
 
     def maintained() -> bool:
         found: Object = cluster.get("BackupRepository", repository, VELERO_NAMESPACE) or {}
         runs = (found.get("status") or {}).get("recentMaintenance") or []
-        return any(run.get("result") == "Succeeded" for run in runs)
+        return any(run.get("result") == "Succeeded" and run["startTimestamp"] >= deleted for run in runs)
 
     def how_it_stands() -> object:
         return cluster.get("BackupRepository", repository, VELERO_NAMESPACE)

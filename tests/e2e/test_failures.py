@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, phase
 from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.direct import data_download, data_upload, jobs_of, waiting_claim
-from tests.e2e.node_faults import NodeFaults, node_faults
+from tests.e2e.location import Location
+from tests.e2e.node_faults import NodeFaults
+from tests.e2e.store_faults import Gate
 from tests.e2e.velero import MOVE, Velero
-from tests.e2e.workload import Workload, container
+from tests.e2e.workload import DRIVER, Workload, container
 
 
 @pytest.fixture
-def faults() -> NodeFaults:
-    return node_faults()
+def slow_uploads(cluster: Cluster) -> Iterator[Callable[[], None]]:
+    """What is uploaded takes minutes, until what this is gets called."""
 
+    def limit(*options: str) -> None:
+        for pod in cluster.list("Pod", VELERO_NAMESPACE, "role=node-agent"):
+            cluster.execute(VELERO_NAMESPACE, pod["metadata"]["name"], "lighter", "agent", "limits", *options)
 
-@pytest.fixture
-def slow_uploads(cluster: Cluster) -> Iterator[None]:
-    """What is uploaded takes minutes."""
-    agents = [pod["metadata"]["name"] for pod in cluster.list("Pod", VELERO_NAMESPACE, "role=node-agent")]
-    for agent in agents:
-        cluster.execute(VELERO_NAMESPACE, agent, "lighter", "agent", "limits", "--upload", "1MiB")
-    yield
-    for agent in agents:
-        cluster.execute(VELERO_NAMESPACE, agent, "lighter", "agent", "limits", "--reset")
+    limit("--upload", "1MiB")
+    yield partial(limit, "--reset")
+    limit("--reset")
 
 
 def _hold_up(app: Workload) -> None:
@@ -44,16 +45,18 @@ def _hold_up(app: Workload) -> None:
 @pytest.mark.check(17)
 @pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("reached", ["New", "Accepted", "Prepared", "InProgress"])
-def test_cancel_ends_within_a_minute(app: Workload, reached: str) -> None:
+def test_cancel_ends_within_a_minute(app: Workload, gate: Gate, location: Location, reached: str) -> None:
     app.make("files", "large")
-    job = data_upload(app, "files")
+    gate.shut()
+    job = data_upload(app, "files", location=location.name)
     if reached != "New":
-        app.cluster.wait(f"{reached} is reached", 60, lambda: phase(job.read()) not in _before(reached))
+        app.cluster.wait(f"{reached} is reached", 90, lambda: phase(job.read()) not in _before(reached))
     job.cancel()
-    ended = job.wait_for("Canceled", "Completed", seconds=60)
-    if phase(ended) == "Canceled":
-        assert ended["status"]["message"]
-        assert ended["status"]["completionTimestamp"]
+    job.wait_for("Canceling", "Canceled", seconds=30)
+    gate.open()  # what was uploaded is kept, which takes a store
+    ended = job.wait_for("Canceled", seconds=60)
+    assert "cancel" in ended["status"]["message"]
+    assert ended["status"]["completionTimestamp"]
 
 
 def _before(reached: str) -> list[str]:
@@ -62,16 +65,25 @@ def _before(reached: str) -> list[str]:
 
 
 @pytest.mark.check(18)
-@pytest.mark.usefixtures("clean")
-def test_deleted_while_in_progress_goes_away(app: Workload) -> None:
+def test_deleted_while_in_progress_goes_away_and_leaves_nothing(
+    app: Workload, gate: Gate, location: Location, velero: Velero
+) -> None:
     app.make("files", "large")
-    job = data_upload(app, "files")
-    job.wait_for("InProgress", "Completed")
+    gate.shut()
+    job = data_upload(app, "files", location=location.name)
+    job.wait_for("InProgress")
     job.delete()
+    gate.open()
     app.cluster.wait("the DataUpload is gone", 60, lambda: job.read() is None)
+
+    def left() -> list[str]:
+        return velero.leftovers([app.namespace], [job.name])
+
+    app.cluster.wait("nothing is left behind", 60, lambda: not left(), show=left)
 
 
 @pytest.mark.check(30)
+@pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("snapshot_id", ["", "0123456789abcdef0123456789abcdef"], ids=["empty", "unknown"])
 def test_download_of_a_snapshot_that_is_not_there_fails_fast(app: Workload, snapshot_id: str) -> None:
     data_upload(app, "files").wait_for("Completed")
@@ -88,34 +100,48 @@ def test_volume_that_nobody_provisions_fails_with_the_reason(app: Workload, faul
     with faults.without("csi-provisioner"):
         job = data_upload(app, "files")
         ended = job.wait_for("Failed", seconds=75)
-    assert job.name in ended["status"]["message"]
+    message = ended["status"]["message"]
+    assert job.name in message
+    assert "ExternalProvisioning" in message, "the claim waits for a driver that is named"
     assert ended["status"]["completionTimestamp"]
 
 
 @pytest.mark.check(16)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
-def test_volume_that_cannot_be_mounted_fails_with_the_reason(app: Workload, faults: NodeFaults) -> None:
-    job = data_upload(app, "files")
-    job.wait_for("Accepted", "Prepared", "InProgress")
-    with faults.without("csi-driver"):
-        ended = job.wait_for("Failed", "Completed", seconds=120)
-    if phase(ended) == "Failed":
-        assert ended["status"]["message"]
+def test_volume_whose_driver_is_down_fails_with_the_reason(app: Workload, cluster: Cluster, faults: NodeFaults) -> None:
+    def has_a_node() -> bool:
+        pod = cluster.get("Pod", f"{app.namespace}-files", VELERO_NAMESPACE)
+        return bool(pod and pod["spec"].get("nodeName"))
+
+    with ExitStack() as down:
+        with faults.without("kubelet"):
+            job = data_upload(app, "files")
+            cluster.wait("its pod waits for the kubelet", 30, has_a_node)
+            down.enter_context(faults.without("csi-driver"))
+        ended = job.wait_for("Failed", seconds=75)
+    assert DRIVER in ended["status"]["message"]
 
 
 @pytest.mark.check(26)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 def test_object_store_away_for_a_minute_is_waited_for(
-    app: Workload, applications: Applications, assert_equal: Comparison, faults: NodeFaults, velero: Velero
+    app: Workload,
+    applications: Applications,
+    assert_equal: Comparison,
+    faults: NodeFaults,
+    slow_uploads: Callable[[], None],
+    velero: Velero,
 ) -> None:
     app.make("files", "large")
     before = app.content()
     velero.start_backup(app.namespace, app.namespace, MOVE)
-    _wait_for_phase(app, "InProgress", "Completed")
+    _wait_for_phase(app, "InProgress")
     with faults.without("s3"):
         time.sleep(60)
+        assert [phase(job.read()) for job in jobs_of(app)] == ["InProgress"]
+    slow_uploads()
     velero.wait_for_backup(app.namespace)
     velero.wait_until_available()
     applications.delete()
@@ -127,14 +153,20 @@ def test_object_store_away_for_a_minute_is_waited_for(
 @pytest.mark.check(24)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
-def test_api_server_away_for_a_minute_while_data_moves(app: Workload, faults: NodeFaults, velero: Velero) -> None:
+def test_api_server_away_for_a_minute_while_data_moves(
+    app: Workload, faults: NodeFaults, gate: Gate, location: Location, velero: Velero
+) -> None:
     app.make("files", "large")
-    job = data_upload(app, "files")
-    job.wait_for("InProgress", "Completed")
+    gate.shut()
+    job = data_upload(app, "files", location=location.name)
+    started = job.wait_for("InProgress")["status"]["startTimestamp"]
     with faults.without("apiserver"):
-        time.sleep(60)
+        time.sleep(15)
+        gate.open()
+        time.sleep(45)
     app.cluster.wait("the API server answers", 60, lambda: _answers(app.cluster))
-    job.wait_for("Completed", seconds=150)
+    ended = job.wait_for("Completed", seconds=60)
+    assert ended["status"]["startTimestamp"] == started
     # The server's idea of what the cluster serves may be from the moment when not all of it was served again.
     velero.restart()
 
@@ -151,12 +183,16 @@ def _answers(cluster: Cluster) -> bool:
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("reached", ["Accepted", "InProgress"])
-def test_agent_killed_goes_on_when_it_is_back(app: Workload, cluster: Cluster, reached: str) -> None:
+def test_agent_killed_goes_on_when_it_is_back(
+    app: Workload, cluster: Cluster, gate: Gate, location: Location, reached: str
+) -> None:
     app.make("files", "large")
-    job = data_upload(app, "files")
+    gate.shut()
+    job = data_upload(app, "files", location=location.name)
     cluster.wait(f"{reached} is reached", 60, lambda: phase(job.read()) not in _before(reached))
     for pod in cluster.list("Pod", VELERO_NAMESPACE, "role=node-agent"):
         cluster.delete("Pod", pod["metadata"]["name"], VELERO_NAMESPACE, grace=0)
+    gate.open()
     ended = job.wait_for("Completed", "Failed", seconds=180)
     if phase(ended) == "Failed":
         # An agent that could not say that it ends is waited for; the time to prepare a volume goes on, and is short.
@@ -166,38 +202,49 @@ def test_agent_killed_goes_on_when_it_is_back(app: Workload, cluster: Cluster, r
 
 @pytest.mark.check(21)
 @pytest.mark.usefixtures("clean")
-def test_pod_that_holds_the_volume_is_deleted(app: Workload, cluster: Cluster) -> None:
+def test_pod_that_holds_the_volume_is_deleted(app: Workload, cluster: Cluster, gate: Gate, location: Location) -> None:
     app.make("files", "large")
-    job = data_upload(app, "files")
-    cluster.wait("InProgress", 60, lambda: phase(job.read()) not in _before("InProgress"))
+    gate.shut()
+    job = data_upload(app, "files", location=location.name)
+    job.wait_for("InProgress")
     cluster.delete("Pod", job.name, VELERO_NAMESPACE, grace=0)
+    cluster.wait("the pod is gone", 30, lambda: cluster.get("Pod", job.name, VELERO_NAMESPACE) is None)
+    gate.open()
+    # A kubelet takes no volume away that somebody reads: who had opened everything by then comes to the end.
     ended = job.wait_for("Failed", "Completed", seconds=90)
     if phase(ended) == "Failed":
-        assert ended["status"]["message"]
+        assert job.name in ended["status"]["message"]
+        assert "is gone" in ended["status"]["message"]
 
 
 @pytest.mark.check(23)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
-def test_server_restarted_while_its_backup_waits_for_data(app: Workload, cluster: Cluster, velero: Velero) -> None:
+def test_server_restarted_while_its_backup_waits_for_data_completes_it(
+    app: Workload, cluster: Cluster, slow_uploads: Callable[[], None], velero: Velero
+) -> None:
     app.make("files", "large")
     velero.start_backup(app.namespace, app.namespace, MOVE)
-    _wait_for_phase(app, "Accepted", "Prepared", "InProgress", "Completed")
+    _wait_for_phase(app, "InProgress")
+
+    def waits() -> bool:
+        return phase(cluster.get("Backup", app.namespace, VELERO_NAMESPACE)) == "WaitingForPluginOperations"
+
+    cluster.wait("the backup waits for its data", 60, waits)
     velero.restart()
-
-    def all_ended() -> bool:
-        found = velero.movements(backup=app.namespace)
-        return bool(found) and all(moved.phase in {"Completed", "Canceled", "Failed"} for moved in found)
-
-    cluster.wait("every DataUpload has ended", 120, all_ended)
+    assert waits()
+    slow_uploads()
+    velero.wait_for_backup(app.namespace)
+    assert [moved.phase for moved in velero.movements(backup=app.namespace)] == ["Completed"]
 
 
 @pytest.mark.check(23)
 @pytest.mark.disturbing
 @pytest.mark.usefixtures("clean")
 def test_server_restarted_while_its_backup_is_in_progress_has_its_uploads_canceled(
-    app: Workload, cluster: Cluster, slow_uploads: None, velero: Velero
+    app: Workload, cluster: Cluster, slow_uploads: Callable[[], None], velero: Velero
 ) -> None:
+    del slow_uploads  # they stay so
     app.make("files", "large")
     _hold_up(app)
     velero.start_backup(app.namespace, app.namespace, MOVE)

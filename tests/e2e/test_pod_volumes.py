@@ -8,7 +8,7 @@ from tests.e2e.agent_switch import STOCK, AgentSwitch
 from tests.e2e.cluster import Cluster
 from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.velero import POD_VOLUMES, Velero
-from tests.e2e.workload import Volume
+from tests.e2e.workload import Volume, Workload
 
 _PROJECTED = Volume("neighbour", kind="projected")
 """Never backed up, and in nobody's way."""
@@ -17,7 +17,7 @@ _PROJECTED = Volume("neighbour", kind="projected")
 @pytest.mark.check(32, 33)
 @pytest.mark.parametrize("kind", ["claim", "empty"])
 def test_volume_comes_back_equal(
-    applications: Applications, assert_equal: Comparison, velero: Velero, kind: str
+    agents: AgentSwitch, applications: Applications, assert_equal: Comparison, velero: Velero, kind: str
 ) -> None:
     app = applications.deploy(Volume("files", kind=kind), _PROJECTED)
     app.make("files", "odd", "small")
@@ -34,6 +34,8 @@ def test_volume_comes_back_equal(
     assert (restored.kind, restored.phase) == ("PodVolumeRestore", "Completed")
     assert_equal(before, app.content())
     assert velero.leftovers([app.namespace], [backed_up, restored]) == []
+    if agents.image != STOCK:  # nobody removes its mark (contract §13.5)
+        app.cluster.wait("the mark is removed", 30, lambda: ".velero" not in app.shell("ls -A /data/files").split())
 
 
 @pytest.mark.check(33)
@@ -55,6 +57,7 @@ def test_generic_ephemeral_volume_comes_back_equal(
     velero.wait_for_restore(app.namespace)
     app.wait_until_running()
     assert_equal(before, app.content())
+    _assert_moved_by_files_and_gone(app, velero)
 
 
 @pytest.mark.check(33)
@@ -74,6 +77,18 @@ def test_volume_of_the_node_comes_back_equal(
     velero.restore(app.namespace, app.namespace)
     app.wait_until_running()
     assert_equal(before, app.content())
+    _assert_moved_by_files_and_gone(app, velero)
+
+
+def _assert_moved_by_files_and_gone(app: Workload, velero: Velero) -> None:
+    moved = [*velero.movements(backup=app.namespace), *velero.movements(restore=app.namespace)]
+    wanted = [("PodVolumeBackup", "Completed"), ("PodVolumeRestore", "Completed")]
+    assert [(one.kind, one.phase) for one in moved] == wanted
+
+    def left() -> list[str]:
+        return velero.leftovers([app.namespace], moved)
+
+    app.cluster.wait("nothing is left behind", 60, lambda: not left(), show=left)
 
 
 def test_incremental_by_files(applications: Applications, assert_equal: Comparison, velero: Velero) -> None:
@@ -82,7 +97,13 @@ def test_incremental_by_files(applications: Applications, assert_equal: Comparis
     first, second = f"{app.namespace}-1", f"{app.namespace}-2"
     velero.backup(first, app.namespace, *POD_VOLUMES)
     app.shell("head -c 500000 /dev/urandom >/data/files/new")
+    changed = app.content()
 
     velero.backup(second, app.namespace, *POD_VOLUMES)
     (incremental,) = velero.movements(backup=second)
     assert incremental.incremental_bytes == 500_000
+
+    applications.delete()
+    velero.restore(app.namespace, second)
+    app.wait_until_running()
+    assert_equal(changed, app.content())

@@ -21,13 +21,6 @@ _NOBODY_LISTENS = "http://127.0.0.1:1"
 
 
 @pytest.fixture
-def location(app: Workload, cluster: Cluster) -> Iterator[Location]:
-    made = Location(cluster, app.namespace)
-    yield made
-    made.delete()
-
-
-@pytest.fixture
 def door(location: Location, faults: NodeFaults) -> Iterator[Door]:
     door = Door(location.s3_url)
     yield door
@@ -111,6 +104,7 @@ def test_wrong_credentials_from_now_on_fail_the_next_backup(app: Workload, locat
     assert "denied" in ended["status"]["message"].lower() or "credential" in ended["status"]["message"].lower()
 
 
+@pytest.mark.check(26)
 @pytest.mark.slow
 @pytest.mark.disturbing  # it keeps the one slot of its node for as long
 def test_store_that_is_gone_for_ever_fails_in_a_quarter_of_an_hour(

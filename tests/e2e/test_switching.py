@@ -9,7 +9,7 @@ from tests.e2e.cluster import VELERO_NAMESPACE, Cluster
 from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.guide import agent_pod
 from tests.e2e.object_store import ObjectStore
-from tests.e2e.velero import MOVE, POD_VOLUMES, Velero
+from tests.e2e.velero import MOVE, MOVEMENTS, POD_VOLUMES, Velero
 from tests.e2e.workload import Volume, Workload
 
 pytestmark = pytest.mark.disturbing
@@ -19,7 +19,7 @@ _SLACK = 1_000_000
 """What a backup writes beside the data: index, manifests, logs and objects of Velero's."""
 
 
-@pytest.mark.check(43, 44)
+@pytest.mark.check(43)
 @pytest.mark.parametrize("options", [[MOVE], POD_VOLUMES], ids=["data-mover", "pod-volume"])
 def test_there_and_back_again(
     agents: AgentSwitch,
@@ -53,6 +53,33 @@ def test_there_and_back_again(
         assert_equal(contents[turn], app.content())
 
 
+@pytest.mark.check(44)
+def test_the_agent_that_goes_leaves_no_finalizer_behind_and_the_stock_one_goes_on(
+    agents: AgentSwitch,
+    app: Workload,
+    applications: Applications,
+    assert_equal: Comparison,
+    cluster: Cluster,
+    velero: Velero,
+) -> None:
+    content = app.content()
+    for kind, options in (("moved", [MOVE]), ("files", POD_VOLUMES)):
+        velero.backup(f"{app.namespace}-{kind}", app.namespace, *options)
+    agents.use(STOCK)
+    held = [
+        found["metadata"]["name"]
+        for kind in MOVEMENTS
+        for found in cluster.list(kind, VELERO_NAMESPACE)
+        if found["metadata"]["name"].startswith(app.namespace) and found["metadata"].get("finalizers")
+    ]
+    assert held == []
+    applications.delete()
+    velero.restore(app.namespace, f"{app.namespace}-moved")
+    app.wait_until_running()
+    assert_equal(content, app.content())
+
+
+@pytest.mark.check(2)
 @pytest.mark.parametrize("options", [[MOVE], POD_VOLUMES], ids=["data-mover", "pod-volume"])
 def test_manifest_of_velero_works_with_only_its_image_changed(
     agents: AgentSwitch,

@@ -16,7 +16,6 @@ from tests.e2e.agent_switch import OURS, STOCK, AgentSwitch
 from tests.e2e.cluster import VELERO_NAMESPACE, Cluster, Object, phase
 from tests.e2e.conftest import Applications, Comparison
 from tests.e2e.location import Location
-from tests.e2e.node_faults import NodeFaults
 from tests.e2e.store_faults import Gate
 from tests.e2e.velero import MOVE, POD_VOLUMES, Movement, Velero
 from tests.e2e.workload import Volume, Workload, differences
@@ -49,15 +48,6 @@ def location(app: Workload, cluster: Cluster) -> Iterator[Location]:
         if found["spec"].get("storageLocation") == made.name:
             cluster.delete("Backup", found["metadata"]["name"], VELERO_NAMESPACE)
     made.delete()
-
-
-@pytest.fixture
-def gate(faults: NodeFaults, location: Location) -> Iterator[Gate]:
-    del faults  # pods reach a server of the test's process
-    gate = Gate(location.s3_url)
-    location.create(s3_url=gate.s3_url)
-    yield gate
-    gate.close()
 
 
 @dataclass(frozen=True, slots=True)

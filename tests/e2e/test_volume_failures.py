@@ -11,11 +11,10 @@ import pytest
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.direct import data_download, data_upload, waiting_claim
-from tests.e2e.workload import STORAGE_CLASS, Workload
+from tests.e2e.workload import DRIVER, STORAGE_CLASS, Workload
 
 pytestmark = pytest.mark.usefixtures("clean")
 
-_DRIVER = "dir.csi.lighterage.test"
 _BROKEN = "the backend is on fire"
 
 
@@ -26,8 +25,8 @@ class Classes:
         self._cluster = cluster
         self.name = name
         usual = cluster.get("StorageClass", STORAGE_CLASS)
-        if usual is None or usual["provisioner"] != _DRIVER:
-            pytest.skip(f"only the driver {_DRIVER} can be asked for faults")
+        if usual is None or usual["provisioner"] != DRIVER:
+            pytest.skip(f"only the driver {DRIVER} can be asked for faults")
 
     def storage(self, parameters: dict[str, str], **other: object) -> str:
         """Make a class, and return its name."""
@@ -36,7 +35,7 @@ class Classes:
                 "apiVersion": "storage.k8s.io/v1",
                 "kind": "StorageClass",
                 "metadata": {"name": self.name},
-                "provisioner": _DRIVER,
+                "provisioner": DRIVER,
                 "parameters": parameters,
                 **other,
             }
@@ -50,7 +49,7 @@ class Classes:
                 "apiVersion": "snapshot.storage.k8s.io/v1",
                 "kind": "VolumeSnapshotClass",
                 "metadata": {"name": self.name},
-                "driver": _DRIVER,
+                "driver": DRIVER,
                 "deletionPolicy": "Delete",
                 "parameters": parameters,
             }

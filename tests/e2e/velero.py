@@ -39,6 +39,14 @@ class Velero:
     def command(self, *arguments: str, seconds: float = 120) -> str:
         return run("velero", f"--kubeconfig={self._cluster.kubeconfig}", *arguments, seconds=seconds)
 
+    @property
+    def looks_for_expired_backups_often(self) -> bool:
+        """As that of the project's own clusters does; by itself a server looks once an hour."""
+        server = self._cluster.get("Deployment", "velero", VELERO_NAMESPACE)
+        assert server is not None
+        arguments = server["spec"]["template"]["spec"]["containers"][0]["args"]
+        return any(one.startswith("--garbage-collection-frequency") for one in arguments)
+
     def restart(self) -> None:
         """Start the server anew, and wait until it works."""
         place = f"--namespace={VELERO_NAMESPACE}"

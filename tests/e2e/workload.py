@@ -15,6 +15,8 @@ IMAGE: Final = os.environ.get("E2E_WORKLOAD_IMAGE", "lighterage.test/workload:1"
 STORAGE_CLASS: Final = os.environ.get("E2E_STORAGE_CLASS", "dir")
 LATE_STORAGE_CLASS: Final = os.environ.get("E2E_LATE_STORAGE_CLASS", "dir-wffc")
 """A class that binds when the first pod uses the claim."""
+DRIVER: Final = "dir.csi.lighterage.test"
+"""Of the project's own clusters; others have another one."""
 LOCAL_FOLDER: Final = "/var/lib/kubelet/lighterage-e2e"
 """On the node: where volumes that the node itself holds lie."""
 _SCRIPT: Final = (Path(__file__).parent / "tree_script.py").read_text()

@@ -85,3 +85,15 @@ def test_an_older_server_has_a_version_of_its_own() -> None:
     assert checks_docs.pinned("1.16").startswith("1.16.")
     assert checks_docs.pinned("1.17").startswith("1.17.")
     assert checks_docs.pinned("1.18") == checks_docs.pinned()
+
+
+def test_a_test_of_another_version_is_not_missed_in_that_of_every_day(tmp_path: Path) -> None:
+    one, other = [test for test in checks_docs.marked()[8] if test.tier == "controlplane"] + [
+        test for test in checks_docs.marked()[32] if test.tier == "controlplane"
+    ][-1:]
+    outcome = {"checks": [32], "outcome": "passed"}
+    coming, today = (f"{test.file}::{test.name}" for test in (other, one))
+    (tmp_path / "controlplane.json").write_text(json.dumps({today: outcome}))
+    (tmp_path / "controlplane-1.19.json").write_text(json.dumps({coming: outcome | {"velero": "1.19"}}))
+    found = checks_docs._outcomes([one, other], tmp_path)
+    assert found == {checks_docs.pinned(): "1 passed", "1.19": "1 passed"}
