@@ -6,6 +6,7 @@ from typing import Annotated
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from agent.base.errors import ConfigurationError
 from agent.cli.agent_jobs import cancel, jobs, pause, resume
@@ -14,7 +15,7 @@ from agent.cli.agent_snapshots import cat, ls, restore
 from agent.cli.agent_state import limits, status
 from agent.cli.agent_watch import watch
 from agent.cli.console import json_result, print_json, print_table
-from agent.cli.go_flags import GoDuration, comma_list, ignored_flags
+from agent.cli.go_flags import GoDuration, comma_list, ignored_flags, ignored_given
 from agent.cli.options import log_options
 from agent.server.flags import (
     DEFAULT_CONTROL_SOCKET,
@@ -95,6 +96,7 @@ for _command in (status, jobs, watch, cancel, pause, resume, limits, ls, cat, re
     type=GoDuration(),
     default=DEFAULT_RESOURCE_TIMEOUT,
     show_default=True,
+    expose_value=False,
     help="Taken as Velero's agent does; every wait here has a limit of its own.",
 )
 @click.option(
@@ -147,7 +149,9 @@ for _command in (status, jobs, watch, cancel, pause, resume, limits, ls, cat, re
 )
 @click.option("--scratch", envvar="VELERO_SCRATCH_DIR", default=DEFAULT_SCRATCH, hidden=True)
 @ignored_flags(IGNORED_FLAGS)
+@click.pass_context
 def run(
+    context: click.Context,
     as_json: bool,
     check: bool,
     node: str,
@@ -158,7 +162,6 @@ def run(
     log_level: str,
     log_format: str,
     metrics_address: str,
-    resource_timeout: float,
     data_mover_prepare_timeout: float,
     termination_grace: float,
     features: tuple[str, ...],
@@ -183,6 +186,9 @@ def run(
         raise ConfigurationError(
             "the name of the node is not known", hint="set NODE_NAME by the field spec.nodeName, or give --node"
         )
+    without_effect = ignored_given(context)
+    if context.get_parameter_source("resource_timeout") is ParameterSource.COMMANDLINE:
+        without_effect = (*without_effect, "--resource-timeout")
     flags = AgentFlags(
         node=node,
         namespace=namespace,
@@ -190,7 +196,6 @@ def run(
         log_format=log_format,
         features=features,
         metrics_address=metrics_address,
-        resource_timeout=resource_timeout,
         prepare_timeout=data_mover_prepare_timeout,
         node_agent_configmap=node_agent_configmap,
         backup_repository_configmap=backup_repository_configmap,
@@ -206,6 +211,7 @@ def run(
         control_key=control_key,
         control_client_ca=control_client_ca,
         termination_grace=termination_grace,
+        without_effect=without_effect,
     )
     if check:
         _check(flags, as_json)

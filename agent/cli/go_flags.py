@@ -13,6 +13,7 @@ import click
 
 _C = TypeVar("_C", bound=Callable[..., object])
 _NS = 1e9
+_GIVEN = "agent.cli.go_flags.ignored"
 
 
 class GoDuration(click.ParamType[float]):
@@ -41,14 +42,31 @@ def comma_list(_ctx: click.Context, _param: click.Parameter, values: tuple[str, 
 
 
 def ignored_flags(names: Iterable[str]) -> Callable[[_C], _C]:
-    """Hidden options that are taken, with a value or without one, and left alone."""
+    """Hidden options that are taken, with a value or without one, and left alone; see `ignored_given`."""
 
     def decorate(command: _C) -> _C:
         for name in names:
             declarations = [f"-{name}", "--v"] if len(name) == 1 else [f"--{name}"]
             command = click.option(
-                *declarations, is_flag=False, flag_value="true", hidden=True, expose_value=False, multiple=True
+                *declarations,
+                is_flag=False,
+                flag_value="true",
+                hidden=True,
+                expose_value=False,
+                multiple=True,
+                callback=_remember,
             )(command)
         return command
 
     return decorate
+
+
+def ignored_given(context: click.Context) -> tuple[str, ...]:
+    """Those of `ignored_flags` that are on the command line."""
+    given: list[str] = context.meta.get(_GIVEN, [])
+    return tuple(sorted(given))
+
+
+def _remember(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> None:
+    if values:
+        context.meta.setdefault(_GIVEN, []).append(max(param.opts, key=len))

@@ -18,6 +18,7 @@ from agent.controllers.status import StatusWriter
 from agent.controllers.stock import StockMovers
 from agent.movers.supervisor import JobCallbacks
 
+_MAX_DOUBLINGS = 6
 Again = float | None
 """Seconds after which to look again without an event; None: an event comes, or the next resync is soon enough."""
 
@@ -105,3 +106,12 @@ class Context:
         """How many other agents that live come before this one at an object that any of them may look at."""
         own = share(self.node, uid)
         return sum(share(node, uid) < own and not self.nodes.is_dead(node) for node in self.nodes.agents())
+
+    def until_look_up(self, uid: str, seconds: float) -> float:
+        """Seconds until this agent asks what any may ask about an object, since that costs requests.
+
+        Of all agents one asks in the given time, the next one waits twice as long, and so on: a few requests for each
+        object, and never none, whoever is away.
+        """
+        doublings = min(self.rank(uid), _MAX_DOUBLINGS)
+        return seconds * 2.0**doublings * (4 + share(self.node, f"{uid}/look-up")) / 5

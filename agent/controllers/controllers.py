@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.base.clock import Clock
-from agent.controllers import pod_volume_backup, pod_volume_restore
 from agent.controllers.claims import Claims
 from agent.controllers.context import Context, NodeLiveness, Timing, nothing_to_check
 from agent.controllers.data_download import DataDownloadKind
@@ -248,10 +247,9 @@ class Controllers:
         self._loops = [uploads, downloads]
         if not self._options.pod_volumes:
             return
-        backup_end = pod_volume_backup.canceled_phase(self._definitions)
-        restore_end = pod_volume_restore.canceled_phase(self._definitions)
-        backups = self._loop(PodVolumeBackupKind(sources, self._exposers.pod_volume_backup, backup_end), context)
-        restores = self._loop(PodVolumeRestoreKind(sources, self._exposers.pod_volume_restore, restore_end), context)
+        exposers, known = self._exposers, self._definitions
+        backups = self._loop(PodVolumeBackupKind(sources, exposers.pod_volume_backup, known), context)
+        restores = self._loop(PodVolumeRestoreKind(sources, exposers.pod_volume_restore, known), context)
         self._loops += [backups, restores]
 
         def wake(pod: Pod) -> None:

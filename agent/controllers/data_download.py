@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.base.errors import KubeNotFound, LighterageError, NodeLost, SnapshotNotFound, SourceGone
+from agent.base.errors import (
+    ExposeUnsupported,
+    KubeNotFound,
+    LighterageError,
+    NodeLost,
+    SnapshotNotFound,
+    SourceGone,
+)
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.kind import Claim, NotYet, Ours, Refused
 from agent.controllers.sources import Sources, pods_of
 from agent.exposers.contract import Exposer, Ready
 from agent.kube.data_download import DataDownload
-from agent.kube.job import Phase
+from agent.kube.job import NodeOS, Phase
 from agent.kube.meta import Key
 from agent.kube.names import DATA_DOWNLOAD_LABEL, DATA_UPLOAD_DOWNLOAD_FINALIZER
 from agent.kube.resource import DATA_DOWNLOADS, PERSISTENT_VOLUME_CLAIMS, Resource
@@ -42,8 +49,8 @@ class DataDownloadKind:
         """By the name of the data mover."""
         return self.movers.handles(job.spec.datamover)
 
-    async def claim(self, job: DataDownload) -> Claim:
-        """Every agent's, when there is a snapshot and a claim; the server makes the claim after the object."""
+    def refusal(self, job: DataDownload) -> Refused | None:
+        """By the data mover, the snapshot, and the system that the volume needs."""
         if (refusal := self.movers.refusal(job.spec.datamover)) is not None:
             return refusal
         if not job.spec.snapshot_id:
@@ -53,6 +60,17 @@ class DataDownloadKind:
                     hint="its DataUpload did not complete: restore from another backup",
                 )
             )
+        if job.spec.node_os is NodeOS.WINDOWS:
+            return Refused(
+                ExposeUnsupported(
+                    f"the volume {job.spec.target_volume.namespace}/{job.spec.target_volume.pvc} is of a Windows node",
+                    hint="this agent fills volumes on Linux nodes only",
+                )
+            )
+        return None
+
+    async def claim(self, job: DataDownload) -> Claim:
+        """Every agent's, when there is a claim, which the server makes after the object."""
         target = Key(job.spec.target_volume.namespace, job.spec.target_volume.pvc)
         try:
             await self.sources.api.get(PERSISTENT_VOLUME_CLAIMS, target)

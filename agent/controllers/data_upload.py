@@ -75,12 +75,16 @@ class DataUploadKind:
         """By the name of the data mover."""
         return self.movers.handles(job.spec.datamover)
 
-    async def claim(self, job: DataUpload) -> Claim:
-        """Every agent's, at first."""
+    def refusal(self, job: DataUpload) -> Refused | None:
+        """By the data mover, and the kind of snapshot."""
         if (refusal := self.movers.refusal(job.spec.datamover)) is not None:
             return refusal
         if job.spec.snapshot_type != "CSI" or job.spec.csi_snapshot is None:
             return Refused(SnapshotFailed(f"the DataUpload {job.key} names no CSI snapshot to move"))
+        return None
+
+    async def claim(self, job: DataUpload) -> Claim:
+        """Every agent's, at first."""
         return Ours()
 
     def node(self, job: DataUpload) -> str:

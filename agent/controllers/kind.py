@@ -20,11 +20,6 @@ class Ours:
 
 
 @dataclass(frozen=True, slots=True)
-class NotOurs:
-    """Another agent's, or no agent's, whatever happens."""
-
-
-@dataclass(frozen=True, slots=True)
 class NotYet:
     """This agent's perhaps, once what is missing is there."""
 
@@ -43,7 +38,7 @@ class Refused:
     error: LighterageError
 
 
-Claim = Ours | NotOurs | NotYet | Refused
+Claim = Ours | NotYet | Refused
 
 
 class JobKind(Protocol[JobT]):
@@ -102,8 +97,12 @@ class JobKind(Protocol[JobT]):
         """Whether it is for agents like this one at all; what is not is never touched."""
         ...
 
+    def refusal(self, job: JobT) -> Refused | None:
+        """Why this agent has to refuse the new object, as far as that can be known without asking."""
+        ...
+
     async def claim(self, job: JobT) -> Claim:
-        """Whether this agent may accept the new object."""
+        """Whether this agent may accept the new object, which is anybody's or here, and has no `refusal`."""
         ...
 
     def node(self, job: JobT) -> str:
@@ -118,7 +117,7 @@ class JobKind(Protocol[JobT]):
         ...
 
     def is_here(self, job: JobT) -> bool:
-        """Whether this node holds what the accepted object needs (its exposer pod), whoever accepted it."""
+        """Whether this node holds what the object needs: the user's pod, or the exposer's, whoever accepted it."""
         ...
 
     async def work(self, job: JobT, ready: Ready) -> tuple[WorkRunner, JobSpec, Secrets]:

@@ -16,12 +16,14 @@ from typing import Generic
 import structlog
 
 from agent.base.errors import (
+    AccessDenied,
     CanceledError,
     ExposeTimeout,
     KubeConflict,
     KubeError,
     LighterageError,
     NodeLost,
+    TokenExpired,
     VolumeError,
 )
 from agent.controllers.attempts import Attempts
@@ -37,9 +39,9 @@ from agent.controllers.job import (
     with_metadata,
     with_status,
 )
-from agent.controllers.kind import JobKind, NotOurs, NotYet, Ours, Refused
+from agent.controllers.kind import JobKind, NotYet, Ours, Refused
 from agent.controllers.memory import Memory, PodVersions, Remembered, share
-from agent.controllers.moving import Failed, JobId, Order
+from agent.controllers.moving import Failed, JobId, Order, Work
 from agent.controllers.reasons import cancel_reason, cause, taken_away
 from agent.controllers.rescue import Rescuer
 from agent.controllers.sources import pod_versions
@@ -54,9 +56,12 @@ _STORE_LAG_SECONDS = 0.5
 """Until the store shows what was written already, by us or by another."""
 _POD_TELLS_SECONDS = 300.0
 """How long a volume that a pod holds, which is watched, is taken to be as it was; nothing can take it from the pod."""
+_MISSING_SECONDS = 1.0
+"""What is missing mostly comes a moment later: the server makes claims after what they wait for."""
+_MISSING_SHARE = 0.25
+"""Later it is asked for ever more seldom, this part of what was waited already, and each minute at least."""
 _NO_SLOT = "as many jobs run on this node as loadConcurrency allows"
 _MAX_REASON = 1_024
-_MAX_DOUBLINGS = 6
 _log = structlog.stdlib.get_logger(__name__)
 _Step = Callable[[JobT, Remembered[JobT]], Awaitable[Again]]
 
@@ -134,18 +139,30 @@ class Machine(Generic[JobT]):
         early = max(turn, memory.not_before) - context.clock.monotonic()
         if early > 0:
             return early
+        if not (kind.is_anybodys or kind.is_here(job)):
+            return await self._rescuer.unclaimed(job, memory)
+        if (refusal := kind.refusal(job)) is not None:
+            return await self._finisher.end_at_once(job, memory, refusal.error)
+        return await self._claim(job, memory)
+
+    async def _claim(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        context, kind = self._context, self._kind
         counts = context.writer.has_phase(kind.resource, Phase.ACCEPTED)
         if counts and not context.queue.admit(self._id(job), kind.namespace(job)):
-            return context.timing.look_again
+            return await self._stand_in_line(job, memory)
         claim = await kind.claim(job)
         if isinstance(claim, Ours):
             return await (self._accept(job, memory) if counts else self._skip_acceptance(job, memory))
         context.queue.settle(self._id(job))
-        if isinstance(claim, NotOurs):
-            return await self._rescuer.unclaimed(job, memory)
         if isinstance(claim, Refused):
             return await self._finisher.end_at_once(job, memory, claim.error)
         return await self._not_yet(job, memory, claim)
+
+    async def _stand_in_line(self, job: JobT, memory: Remembered[JobT]) -> Again:
+        """It may wait for long: if it is deleted meanwhile, its snapshot is to be removed before it is gone."""
+        if self._kind.is_anybodys and self._kind.finalizer not in job.metadata.finalizers:
+            await self._keep(job, memory)
+        return self._context.timing.look_again
 
     async def _accept(self, job: JobT, _: Remembered[JobT]) -> Again:
         context, kind = self._context, self._kind
@@ -169,14 +186,13 @@ class Machine(Generic[JobT]):
         clock, timing = self._context.clock, self._context.timing
         if claim.error is None:
             return timing.look_again
-        rest = timing.prepare - memory.since(memory.phase_since, clock)
-        if rest <= 0:
+        waited = memory.since(memory.phase_since, clock)
+        if waited >= timing.prepare:
             return await self._finisher.end_at_once(job, memory, claim.error)
-        memory.looked_up += 1
-        spread = 0.5 + share(self._context.node, f"{memory.uid}/{memory.looked_up}")
-        wait = timing.look_again * 2.0 ** min(memory.looked_up - 1, _MAX_DOUBLINGS) * spread
-        memory.not_before = clock.monotonic() + min(wait, rest)
-        return min(wait, rest)
+        often = min(max(waited * _MISSING_SHARE, _MISSING_SECONDS), timing.resync)
+        wait = min(self._context.until_look_up(memory.uid, often), timing.prepare - waited)
+        memory.not_before = clock.monotonic() + wait
+        return wait
 
     async def _accepted(self, job: JobT, memory: Remembered[JobT]) -> Again:
         context = self._context
@@ -278,6 +294,8 @@ class Machine(Generic[JobT]):
         outcome = self._finisher.moved(job) if work is None else work.outcome
         if outcome is not None:
             if isinstance(outcome, Failed) and work is not None and work.ends_with_us:
+                if (again := await self._with_other_secrets(job, memory, work, outcome)) is not None:
+                    return again
                 outcome = await self._taken_away(job, outcome)
             return await self._finisher.conclude(job, memory, outcome)
         if work is None:
@@ -290,6 +308,26 @@ class Machine(Generic[JobT]):
             if age > limit + context.timing.kill:
                 work.kill(memory.overrun)
         return await self._finisher.show_progress(job, memory, work.progress)
+
+    async def _with_other_secrets(
+        self, job: JobT, memory: Remembered[JobT], work: Work, outcome: Failed
+    ) -> float | None:
+        """Go on with what the store refused, if its credentials were replaced meanwhile; None when they were not."""
+        if not isinstance(outcome.error, AccessDenied | TokenExpired):
+            return None
+        limit, job_id = self._context.timing.restart, self._id(job)
+        ready = await self._attempts.volume(job, memory, limit)
+        if not isinstance(ready, Ready) or ready.node != self._context.node:
+            return None
+        order = await self._attempts.order(job, memory, ready, limit)
+        if isinstance(order, Waiting):
+            return await self._wait(job, memory, order.reason)
+        if not isinstance(order, Order) or order.secrets == work.secrets:
+            return None
+        _log.warning("refused with credentials that were replaced: goes on with new ones", error=str(outcome.error))
+        self._context.movings.end(job_id, "its credentials were replaced")
+        self._start(job, order)
+        return self._context.timing.look_again
 
     async def _taken_away(self, job: JobT, outcome: Failed) -> Failed:
         """What a worker says of a volume that is not there any more: whoever held it may have been deleted."""

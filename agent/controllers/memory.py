@@ -72,10 +72,8 @@ class Remembered(Generic[JobT]):
     """Since when nobody seems to look after it."""
     look_up_at: float | None = None
     """When it is asked where an object belongs that does not say; at once when it was this agent's the last time."""
-    looked_up: int = 0
-    """How often it was asked elsewhere whether it can be taken."""
     not_before: float = 0.0
-    """When it is asked again."""
+    """When it is asked again elsewhere whether it can be taken."""
     cleaning: float | None = None
     finishing: float | None = None
     progress_shown: float | None = None

@@ -87,6 +87,11 @@ class Work:
         return not self._order.in_pod
 
     @property
+    def secrets(self) -> Secrets:
+        """With which it was begun."""
+        return self._order.secrets
+
+    @property
     def limits(self) -> RateLimits:
         """What it may ask of the store at the moment."""
         return self._limits or self.spec.limits

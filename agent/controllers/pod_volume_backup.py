@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.base.errors import LighterageError, MoverUnsupported, NodeLost
-from agent.controllers.kind import Claim, NotOurs, Ours, Refused
+from agent.controllers.kind import Claim, Ours, Refused
 from agent.controllers.sources import Sources
 from agent.controllers.status import Definitions
 from agent.exposers.contract import Exposer, Ready
@@ -49,7 +49,7 @@ class PodVolumeBackupKind:
 
     sources: Sources
     exposer: Exposer[PodVolumeBackup]
-    canceled_phase: Phase
+    definitions: Definitions
     resource: Resource[PodVolumeBackup] = POD_VOLUME_BACKUPS
     name: str = "PodVolumeBackup"
     finalizer: str = POD_VOLUME_FINALIZER
@@ -59,6 +59,11 @@ class PodVolumeBackupKind:
     priority: int = 1
     """An application may stand still until these are done (contract §7.1)."""
 
+    @property
+    def canceled_phase(self) -> Phase:
+        """As the server that is installed now can bear it."""
+        return canceled_phase(self.definitions)
+
     def namespace(self, job: PodVolumeBackup) -> str:
         """Of the pod."""
         return job.spec.pod.namespace
@@ -67,11 +72,13 @@ class PodVolumeBackupKind:
         """All of them."""
         return True
 
+    def refusal(self, job: PodVolumeBackup) -> Refused | None:
+        """By the uploader."""
+        return uploader_refusal(f"the PodVolumeBackup {job.key}", job.spec.uploader_type)
+
     async def claim(self, job: PodVolumeBackup) -> Claim:
-        """This node's only."""
-        if job.spec.node != self.sources.node:
-            return NotOurs()
-        return uploader_refusal(f"the PodVolumeBackup {job.key}", job.spec.uploader_type) or Ours()
+        """What is here."""
+        return Ours()
 
     def node(self, job: PodVolumeBackup) -> str:
         """The pod's."""

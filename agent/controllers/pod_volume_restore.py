@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.base.errors import KubeNotFound, LighterageError, PodBroken, SnapshotNotFound, SourceGone
-from agent.controllers.kind import Claim, NotOurs, NotYet, Ours, Refused
+from agent.controllers.kind import Claim, NotYet, Ours, Refused
 from agent.controllers.pod_volume_backup import uploader_refusal
 from agent.controllers.sources import Sources
 from agent.controllers.status import Definitions
@@ -45,7 +45,7 @@ class PodVolumeRestoreKind:
 
     sources: Sources
     exposer: Exposer[PodVolumeRestore]
-    canceled_phase: Phase
+    definitions: Definitions
     resource: Resource[PodVolumeRestore] = POD_VOLUME_RESTORES
     name: str = "PodVolumeRestore"
     finalizer: str = POD_VOLUME_FINALIZER
@@ -53,6 +53,11 @@ class PodVolumeRestoreKind:
     has_node_from_the_start: bool = True
     is_anybodys: bool = False
     priority: int = 0
+
+    @property
+    def canceled_phase(self) -> Phase:
+        """As the server that is installed now can bear it."""
+        return canceled_phase(self.definitions)
 
     def namespace(self, job: PodVolumeRestore) -> str:
         """Of the pod."""
@@ -62,16 +67,18 @@ class PodVolumeRestoreKind:
         """All of them."""
         return True
 
-    async def claim(self, job: PodVolumeRestore) -> Claim:
-        """The node's on which the pod waits."""
-        pod = self._pod(job)
-        if pod is None:
-            return NotOurs()
+    def refusal(self, job: PodVolumeRestore) -> Refused | None:
+        """By the uploader and the snapshot."""
         if (refusal := uploader_refusal(f"the PodVolumeRestore {job.key}", job.spec.uploader_type)) is not None:
             return refusal
         if not job.spec.snapshot_id:
             return Refused(SnapshotNotFound(f"the PodVolumeRestore {job.key} names no snapshot"))
-        return waiting_container(pod)
+        return None
+
+    async def claim(self, job: PodVolumeRestore) -> Claim:
+        """When its pod waits for it."""
+        pod = self._pod(job)
+        return NotYet(f"the pod of {job.key} has just gone") if pod is None else waiting_container(pod)
 
     def node(self, job: PodVolumeRestore) -> str:
         """Who accepted it; for servers that do not keep that, the pod's node if it is this one."""

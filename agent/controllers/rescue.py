@@ -20,7 +20,6 @@ _NOWHERE_SECONDS = 60.0
 """At most, until it is asked again where an object belongs that is on no node: nobody is told if it never will be."""
 _SOMEWHERE_SECONDS = 300.0
 """The same for one on a node with an agent, which is told when its pod goes, unless it is away just then."""
-_MAX_DOUBLINGS = 6
 
 
 class Rescuer(Generic[JobT]):
@@ -97,7 +96,7 @@ class Rescuer(Generic[JobT]):
             return await self._take_over(job)
         now = self._context.clock.monotonic()
         if memory.look_up_at is None:
-            memory.look_up_at = now + self._until_look_up(memory, _NOWHERE_SECONDS)
+            memory.look_up_at = now + self._context.until_look_up(memory.uid, _NOWHERE_SECONDS)
         if now < memory.look_up_at:
             return memory.look_up_at - now
         found = await self._kind.locate(job)
@@ -105,7 +104,7 @@ class Rescuer(Generic[JobT]):
             found = NodeLost(f"the node {found} or the agent on it is gone", hint="see why, and repeat the restore")
         if isinstance(found, LighterageError):
             return await self._finisher.end_at_once(job, memory, found)
-        wait = self._until_look_up(memory, _SOMEWHERE_SECONDS if found else _NOWHERE_SECONDS)
+        wait = self._context.until_look_up(memory.uid, _SOMEWHERE_SECONDS if found else _NOWHERE_SECONDS)
         memory.look_up_at = now + wait
         return wait
 
@@ -114,14 +113,6 @@ class Rescuer(Generic[JobT]):
         taken = with_status(job, accepted_by_node=self._context.node)
         await self._context.writer.write(self._kind.resource, job, with_finalizer(taken, self._kind.finalizer))
         return None
-
-    def _until_look_up(self, memory: Remembered[JobT], seconds: float) -> float:
-        """Seconds until this agent asks, since that costs requests: of all agents one for each object does so in time.
-
-        The next one waits twice as long, and so on: a few requests for each object, and never none, whoever is away.
-        """
-        doublings = min(self._context.rank(memory.uid), _MAX_DOUBLINGS)
-        return seconds * 2.0**doublings * (4 + share(self._context.node, f"{memory.uid}/look-up")) / 5
 
     def _turn(self, memory: Remembered[JobT], spread: float) -> Again:
         """Seconds until it is this agent's turn; None when it is."""

@@ -47,6 +47,7 @@ _PASSWORD_VOLUME = "lighterage-repository"  # noqa: S105 - a volume, not a secre
 _CREDENTIALS_VOLUME = "lighterage-location"
 _SECRET_MODE = 0o400
 _HOLD_RESOURCES: Opaque = {"requests": {"cpu": "1m", "memory": "32Mi"}}
+"""Where nothing is configured: holding takes next to nothing, but a pod without requests is the first to be evicted."""
 _HOLD_SECURITY: Opaque = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -120,7 +121,7 @@ def hosting_pod(request: PodRequest, runner: Runner, template: PodTemplate, conf
     allowed = None if request.storage_class is None else load_affinity(config.load_affinity, request.storage_class)
     inherited = template.spec
     spec = PodSpec(
-        containers=(_mover(request, template, config) if moves else _holder(request, template),),
+        containers=(_mover(request, template, config) if moves else _holder(request, template, config),),
         volumes=(_volume(request), *(_mover_volumes(request, template) if moves else ())),
         node_name=request.node_name,
         node_selector=request.node_selector,
@@ -162,13 +163,13 @@ def _metadata(request: PodRequest, template: PodTemplate, config: AgentConfig) -
     )
 
 
-def _holder(request: PodRequest, template: PodTemplate) -> Container:
+def _holder(request: PodRequest, template: PodTemplate, config: AgentConfig) -> Container:
     return Container(
         name=request.job.metadata.uid,
         image=template.spec.containers[0].image,
         image_pull_policy="Never",
         command=HOLD_COMMAND,
-        resources=_HOLD_RESOURCES,
+        resources=_resources(config.pod_resources) or _HOLD_RESOURCES,
         volume_mounts=_mounts(request),
         volume_devices=_devices(request),
         security_context=_HOLD_SECURITY,

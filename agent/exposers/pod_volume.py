@@ -28,7 +28,7 @@ from agent.exposers.mover_secrets import mover_credential
 from agent.exposers.outcome import outcome_of
 from agent.exposers.pod_state import Running, state_of_pod
 from agent.exposers.pod_volume_source import MountedVolume, mounted_volume
-from agent.exposers.restore_claims import DEFAULT_CACHE_MB, cache_claim, cache_key, wants_cache
+from agent.exposers.restore_claims import cache_claim, cache_key, wants_cache
 from agent.exposers.restore_wait import has_waited
 from agent.exposers.settings import ExposerSettings
 from agent.kube.names import POD_VOLUME_BACKUP_LABEL, POD_VOLUME_RESTORE_LABEL
@@ -141,10 +141,8 @@ class PodVolumeBackupExposer(PodVolumeExposer[PodVolumeBackup]):
 class PodVolumeRestoreExposer(PodVolumeExposer[PodVolumeRestore]):
     """Volumes to write, of pods that wait for that."""
 
-    def __init__(self, settings: ExposerSettings, cache_limit_mb: int = DEFAULT_CACHE_MB) -> None:
-        """`cache_limit_mb` is what the repository's own configuration allows its cache (contract §4.2)."""
+    def __init__(self, settings: ExposerSettings) -> None:
         super().__init__(settings, POD_VOLUME_RESTORE_LABEL)
-        self._cache_limit_mb = cache_limit_mb
 
     async def finish(self, job: PodVolumeRestore) -> Waiting | Done | Broken:
         """Write the done file (contract §7.3); a pod that was told so before and has gone on needs none."""
@@ -178,7 +176,7 @@ class PodVolumeRestoreExposer(PodVolumeExposer[PodVolumeRestore]):
         settings, config = self._settings, self._settings.config()
         if not wants_cache(config, job.spec.snapshot_size):
             return ""
-        claim = cache_claim(job, config.cache_pvc.storage_class, self._cache_limit_mb, settings.node)
+        claim = cache_claim(job, config.cache_pvc.storage_class, settings.cache_limit_mb, settings.node)
         found = await find_made(settings.api, PERSISTENT_VOLUME_CLAIMS, claim.key, job)
         return (found or await make(settings.api, PERSISTENT_VOLUME_CLAIMS, claim, job)).metadata.name
 

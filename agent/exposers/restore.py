@@ -26,7 +26,6 @@ from agent.exposers.pod_state import Running, state_of_pod
 from agent.exposers.provisioning import why_unprovisioned
 from agent.exposers.rebind import hand_over, settle, target_of, tracked_volumes
 from agent.exposers.restore_claims import (
-    DEFAULT_CACHE_MB,
     SELECTED_NODE,
     cache_claim,
     cache_key,
@@ -52,10 +51,8 @@ _HOST_NAME: Final = "kubernetes.io/hostname"
 class GenericRestoreExposer:
     """Volumes to fill."""
 
-    def __init__(self, settings: ExposerSettings, cache_limit_mb: int = DEFAULT_CACHE_MB) -> None:
-        """`cache_limit_mb` is what the repository's own configuration allows its cache (contract §4.2)."""
+    def __init__(self, settings: ExposerSettings) -> None:
         self._settings = settings
-        self._cache_limit_mb = cache_limit_mb
 
     async def advance(self, job: DataDownload) -> Waiting | Ready | Broken:
         """Steps 1 to 6: claims, pod, and where the volume is once the pod runs."""
@@ -169,7 +166,7 @@ class GenericRestoreExposer:
         if runner is Runner.POD:
             credential = await mover_credential(settings, job.spec.backup_storage_location)
             if wants_cache(config, job.spec.snapshot_size):
-                claim = cache_claim(job, config.cache_pvc.storage_class, self._cache_limit_mb)
+                claim = cache_claim(job, config.cache_pvc.storage_class, settings.cache_limit_mb)
                 cache = (await self._claim(job, claim)).metadata.name
         request = PodRequest(
             job=job,

@@ -18,9 +18,6 @@ from agent.kube.volumes import (
 SELECTED_NODE: Final = "volume.kubernetes.io/selected-node"
 """Annotation of a claim: where the scheduler put the first pod that uses it."""
 
-DEFAULT_CACHE_MB: Final = 5_000
-"""What a repository's own configuration allows its cache unless it says otherwise (contract §4.2)."""
-
 _BINDING = frozenset({"pv.kubernetes.io/bind-completed", "pv.kubernetes.io/bound-by-controller"})
 _MIB = 1 << 20
 _GIB = 1 << 30

@@ -21,6 +21,8 @@ from agent.kube.volumes import VolumeMode
 
 DAEMON_SET: Final = "node-agent"
 """The name that Velero's server looks for (contract §4.4)."""
+DEFAULT_CACHE_MB: Final = 5_000
+"""What a repository's own configuration allows its cache unless it says otherwise (contract §4.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class ExposerSettings:
     """Whether this agent mounts the kubelet's `pods` folder."""
     daemon_set: str = DAEMON_SET
     """The agent's own, which pods are copied from."""
+    cache_limit_mb: int = DEFAULT_CACHE_MB
+    """What the repository's own configuration allows the cache of a restore in a mover pod."""
     mover_account: str = ""
     """The service account of mover pods (contract §13.15); empty, or of none that exists: that of the DaemonSet."""
 

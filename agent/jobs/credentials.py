@@ -21,6 +21,7 @@ from agent.base.errors import LocationInvalid
 from agent.jobs.secrets import SecretReader
 from agent.kube.backup_storage_location import BackupStorageLocation
 from agent.movers.aws_credentials import CREDENTIALS_FILE_VARIABLE, DEFAULT_PROFILE, aws_credentials
+from agent.storage.no_proxy import is_excepted
 
 _MAX_FILE: Final = 1 << 20
 
@@ -74,15 +75,8 @@ def proxy_with_password(environ: Mapping[str, str], url: str) -> str:
     proxy = environ.get(name) or environ.get(name.upper()) or ""
     if "@" not in proxy:
         return ""
-    excepted = (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(",")
-    host = parts.hostname or ""
-    return "" if any(_covers(name.strip().lower(), host) for name in excepted) else proxy
-
-
-def _covers(exception: str, host: str) -> bool:
-    """Whether an item of NO_PROXY is about `host`: everything, the name itself, or a domain that it is in."""
-    domain = exception.lstrip(".")
-    return exception == "*" or (bool(domain) and (host == domain or host.endswith(f".{domain}")))
+    excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return "" if is_excepted(excepted, parts.hostname or "") else proxy
 
 
 def _read(path: str, name: str) -> bytes | None:

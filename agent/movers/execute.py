@@ -232,13 +232,19 @@ class Execution:
             partial = result.errors and not result.snapshot.incomplete
             if partial and not (isinstance(work, BackupTree) and work.keep_partial):
                 await _unpublish(writer, result.snapshot)
-                raise _partial(result, work.path)
+                raise PartialSnapshot(
+                    f"{_unread(result, work.path)}, no snapshot was kept{_first(result)}",
+                    hint="make them readable, leave them out, or allow partial snapshots",
+                )
+            if partial:
+                warnings.insert(0, f"{_unread(result, work.path)} and are missing in the snapshot{_first(result)}")
         total = result.snapshot.stats.total_size
+        incremental = max(total - upload.bytes_cached, 0) if isinstance(work, BackupTree) else 0  # §13.6
         return BackupResult(
             snapshot=result.snapshot.id,
             incomplete=result.snapshot.incomplete,
             total_bytes=total,
-            incremental_bytes=max(total - upload.bytes_cached, 0),
+            incremental_bytes=incremental,
             uploaded_bytes=storage.snapshot().bytes("put"),
             files=upload.files,
             errors=result.errors,
@@ -359,14 +365,15 @@ async def _unpublish(writer: RepositoryWriter, snapshot: Snapshot) -> None:
     await writer.flush()
 
 
-def _partial(result: UploadResult, path: str) -> PartialSnapshot:
+def _unread(result: UploadResult, path: str) -> str:
+    return f"{result.errors} entries of {path} could not be read"
+
+
+def _first(result: UploadResult) -> str:
+    """The paths that the snapshot itself names."""
     summary = result.snapshot.root.summ if result.snapshot.root else None
     named = "; ".join(f"{e.path}: {e.error}" for e in (summary.errors if summary else ()))
-    return PartialSnapshot(
-        f"{result.errors} entries of {path} could not be read, no snapshot was kept"
-        + (f"; the first: {_text(named)}" if named else ""),
-        hint="make them readable, leave them out, or allow partial snapshots",
-    )
+    return f"; the first: {_text(named)}" if named else ""
 
 
 def _bounded(texts: list[str]) -> tuple[str, ...]:

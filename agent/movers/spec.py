@@ -303,7 +303,7 @@ class BackupResult(msgspec.Struct, frozen=True, kw_only=True, tag="backup"):
     total_bytes: int
     """Of the source."""
     incremental_bytes: int
-    """The same without the files that were taken over from the parent unread; before deduplication."""
+    """The same without the files that were taken over from the parent unread; before deduplication. 0 for devices."""
     uploaded_bytes: int
     """What the store was given."""
     files: int

@@ -195,8 +195,8 @@ class Agent:
         options = MoverOptions(concurrency=_EVERY_JOB, memory_bytes=in_force.capacity.limits.worker_memory_bytes)
         async with self._workers(options) as workers:
             await workers.warm_up()
-            settings = parts.exposer_settings(basis, self._config, found.test)
-            exposers = parts.all_exposers(settings, found.cache_limit_mb)
+            settings = parts.exposer_settings(basis, self._config, found.test, found.cache_limit_mb)
+            exposers = parts.all_exposers(settings)
             self._controllers = controllers = parts.controllers(
                 basis,
                 self._config,

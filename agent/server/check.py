@@ -14,6 +14,7 @@ from agent.kube.api import KubeApi
 from agent.server.definitions import InstalledDefinitions
 from agent.server.flags import AgentFlags
 from agent.server.live_configuration import ConfigMaps, LiveConfiguration
+from agent.server.repository_settings import cache_limit_mb
 from agent.server.self_test import Finding, Place, SelfTest, Verdict, run_self_test
 
 USER_AGENT = f"lighterage/{__version__}"
@@ -48,6 +49,7 @@ async def _configuration(api: KubeApi, flags: AgentFlags) -> list[Finding]:
     live = LiveConfiguration(api, SystemClock(), random.Random(), config_maps(flags), lambda *_: None)  # noqa: S311
     try:
         await live.load()
+        await cache_limit_mb(api, flags.namespace, flags.backup_repository_configmap)
     except ConfigurationError as error:
         return [Finding("configuration", Verdict.FATAL, str(error))]
     return [Finding("configuration", Verdict.LESS, warning) for warning in live.warnings] or [

@@ -98,6 +98,8 @@ def _stock(document: StockDocument, warnings: list[str]) -> AgentConfig:
     cache = document.cache_pvc
     if cache.resident_threshold_mb and not cache.storage_class:
         warnings.append("cachePVC is ignored: it has no storageClass")
+    if document.csi_snapshot_metadata_service_configs.sa_name:
+        warnings.append("csiSnapshotMetadataServiceConfigs has no effect: velero-block is not implemented")
     return AgentConfig(
         load_concurrency=_concurrency(document.load_concurrency, warnings),
         load_affinity=tuple(

@@ -1,7 +1,7 @@
 """How the agent was started: every flag and variable of the stock `node-agent server` (contract §4.3), and ours.
 
 The command line is parsed in `agent.cli.agent`; what is known of it here are names, defaults and meaning. A flag that
-the stock agent takes never fails our start: what we do not need is taken and ignored.
+the stock agent takes never fails our start: what we do not need is taken, told and ignored.
 """
 
 from __future__ import annotations
@@ -57,8 +57,6 @@ class AgentFlags:
     log_format: str = "text"
     features: tuple[str, ...] = ()
     metrics_address: str = DEFAULT_METRICS_ADDRESS
-    resource_timeout: float = 600.0
-    """Of Velero; waits here have limits of their own."""
     prepare_timeout: float = 1800.0
     node_agent_configmap: str = ""
     backup_repository_configmap: str = ""
@@ -79,6 +77,8 @@ class AgentFlags:
     """Who signs the certificates of callers; empty: callers show tokens only."""
     termination_grace: float = 30.0
     """Seconds that Kubernetes gives the pod to end."""
+    without_effect: tuple[str, ...] = ()
+    """Flags that were given, and mean something to Velero's agent only."""
 
     @property
     def unknown_features(self) -> tuple[str, ...]:

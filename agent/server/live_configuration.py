@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from agent.base.clock import Clock
-from agent.base.errors import ConfigurationError, KubeError, KubeNotFound, KubeUnavailable
+from agent.base.errors import ConfigurationError, KubeError, KubeForbidden, KubeNotFound, KubeUnavailable
 from agent.kube.agent_config import AgentConfig, CachePVC
 from agent.kube.api import KubeApi
 from agent.kube.codec import ObjectT
@@ -88,9 +88,10 @@ class LiveConfiguration:
         """Read it for the first time.
 
         Raises `ConfigurationError` when Velero's ConfigMap is named but missing, as the stock agent does, or when
-        either has a mistake; `KubeError` when it cannot be read. Ours may be missing.
+        either has a mistake; `KubeError` when it cannot be read. Ours may be missing, or not be ours to read: Velero's
+        agent works without such a right, too.
         """
-        stock, own = await self._read(self._maps.stock), await self._read(self._maps.own)
+        stock, own = await self._read(self._maps.stock), await self._read_ours()
         if self._maps.stock and stock is None:
             raise ConfigurationError(
                 f"there is no ConfigMap {self._maps.namespace}/{self._maps.stock}",
@@ -151,6 +152,13 @@ class LiveConfiguration:
     def _seen(self, name: str) -> ConfigMap | None:
         informer = self._informers.get(name)
         return None if informer is None else informer.store.get(Key(self._maps.namespace, name))
+
+    async def _read_ours(self) -> ConfigMap | None:
+        try:
+            return await self._read(self._maps.own)
+        except KubeForbidden as error:
+            _log.warning("what our configuration says is not known", error=str(error))
+            return None
 
     async def _read(self, name: str) -> ConfigMap | None:
         if not name:

@@ -62,8 +62,8 @@ class Basis:
     """Who knows callers of the control API; None: nobody can be admitted but through the socket."""
 
 
-def exposer_settings(basis: Basis, config: LiveConfiguration, test: SelfTest) -> ExposerSettings:
-    """The surroundings of all exposers."""
+def exposer_settings(basis: Basis, config: LiveConfiguration, test: SelfTest, cache_limit_mb: int) -> ExposerSettings:
+    """The surroundings of all exposers; `cache_limit_mb` is what Velero allows the cache of a repository (§4.2)."""
     return ExposerSettings(
         api=basis.api,
         clock=basis.clock,
@@ -73,14 +73,15 @@ def exposer_settings(basis: Basis, config: LiveConfiguration, test: SelfTest) ->
         volumes=HostPods(basis.flags.host_pods),
         sees_host_pods=test.host_pods,
         mover_account=basis.flags.mover_service_account,
+        cache_limit_mb=cache_limit_mb,
     )
 
 
-def all_exposers(settings: ExposerSettings, cache_limit_mb: int) -> Exposers:
-    """How each kind gets at its volumes; `cache_limit_mb` is what Velero allows the cache of a repository (§4.2)."""
+def all_exposers(settings: ExposerSettings) -> Exposers:
+    """How each kind gets at its volumes."""
     return Exposers(
         data_upload=CsiSnapshotExposer(settings),
-        data_download=GenericRestoreExposer(settings, cache_limit_mb),
+        data_download=GenericRestoreExposer(settings),
         pod_volume_backup=PodVolumeBackupExposer(settings),
         pod_volume_restore=PodVolumeRestoreExposer(settings),
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 
 from agent.base.errors import ConfigurationError, KubeNotFound
+from agent.exposers.settings import DEFAULT_CACHE_MB
 from agent.kube.api import KubeApi
 from agent.kube.meta import Key
 from agent.kube.resource import CONFIG_MAPS
 from agent.server.document import Findings, read_document
 
-DEFAULT_CACHE_LIMIT_MB: Final = 5_000
 _REPOSITORY_TYPE = "kopia"
 _MAX_MB = 1 << 30
 
@@ -27,7 +27,7 @@ async def cache_limit_mb(api: KubeApi, namespace: str, name: str) -> int:
     Raises `ConfigurationError` when it is missing or has a mistake, and `KubeError` when it cannot be read.
     """
     if not name:
-        return DEFAULT_CACHE_LIMIT_MB
+        return DEFAULT_CACHE_MB
     try:
         source = await api.get(CONFIG_MAPS, Key(namespace, name))
     except KubeNotFound as error:
@@ -38,4 +38,4 @@ async def cache_limit_mb(api: KubeApi, namespace: str, name: str) -> int:
     document = read_document(_Document, source.data.get(_REPOSITORY_TYPE, "{}"), found)
     if found.mistakes:
         raise ConfigurationError(f"ConfigMap {source.key}, key {_REPOSITORY_TYPE}: " + "; ".join(found.mistakes))
-    return document.cache_limit_mb or DEFAULT_CACHE_LIMIT_MB
+    return document.cache_limit_mb or DEFAULT_CACHE_MB

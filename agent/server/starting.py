@@ -56,6 +56,8 @@ class Starting:
         failures = 0
         for feature in self.basis.flags.unknown_features:
             _log.warning("a feature flag is not known and has no effect", feature=feature)
+        if self.basis.flags.without_effect:
+            _log.warning("flags of Velero's agent that have no effect here", flags=self.basis.flags.without_effect)
         while True:
             try:
                 found = await self._look()

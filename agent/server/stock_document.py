@@ -94,6 +94,12 @@ class CachePVCPart(_Part, frozen=True, kw_only=True):
     )
 
 
+class SnapshotMetadataPart(_Part, frozen=True, kw_only=True):
+    """How changed blocks are asked for, which `velero-block` does."""
+
+    sa_name: Annotated[str, Meta(description="service account whose tokens the service is shown")] = ""
+
+
 class StockDocument(_Part, frozen=True, kw_only=True):
     """The whole of it."""
 
@@ -121,3 +127,7 @@ class StockDocument(_Part, frozen=True, kw_only=True):
         Texts | None, Meta(description="set on these pods instead of the labels taken over from the DaemonSet")
     ] = None
     pod_annotations: Annotated[Texts | None, Meta(description="likewise")] = None
+    csi_snapshot_metadata_service_configs: Annotated[
+        SnapshotMetadataPart,
+        Meta(description="for the data mover `velero-block`; without effect, as that is refused, with a warning"),
+    ] = SnapshotMetadataPart()

@@ -10,10 +10,12 @@ import hashlib
 import logging
 import os
 import ssl
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.parsers import AioResponseParserFactory
@@ -22,6 +24,7 @@ from botocore.utils import parse_timestamp
 
 from agent import _native
 from agent.base.errors import BadCertificate
+from agent.storage.no_proxy import is_excepted
 from agent.storage.s3_config import AUTO_REGION, S3Config
 from agent.storage.s3_models import LeanLoader
 
@@ -59,7 +62,7 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
         max_pool_connections=config.max_connections,
         connect_timeout=config.connect_timeout,
         read_timeout=config.read_timeout,
-        proxies={"http": config.proxy, "https": config.proxy} if config.proxy else None,
+        proxies=_proxies(config, os.environ),
         parameter_validation=False,
         user_agent_appid="lighterage",
     )
@@ -81,6 +84,15 @@ async def open_client(stack: AsyncExitStack, config: S3Config, region: str) -> S
     events.register("before-call.s3.HeadBucket", _follow_no_redirect)
     _native.return_free_pages()  # of the models' text nothing is kept
     return client
+
+
+def _proxies(config: S3Config, environ: Mapping[str, str]) -> dict[str, str] | None:
+    """As configured; else none for what NO_PROXY excepts, and for the rest what botocore finds in the environment."""
+    if config.proxy:
+        return {"http": config.proxy, "https": config.proxy}
+    host = urlsplit(config.endpoint).hostname or ""
+    excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return {} if host and is_excepted(excepted, host) else None
 
 
 def _is_plain(config: S3Config) -> bool:

@@ -59,7 +59,7 @@ def test_check_01_03_the_daemon_set_is_in_the_place_of_veleros(cluster: Cluster)
     cluster.eventually(
         "Velero has begun", lambda: b"Starting controllers" in cluster.velero.server.log.read_bytes()[started:]
     )
-    assert b"node agent not found" not in cluster.velero.server.log.read_bytes()[started:]
+    assert b"node agent not found" not in cluster.velero.server.log.read_bytes()[started:], "as it warns where none is"
 
 
 @pytest.mark.check(2)
@@ -143,7 +143,8 @@ def test_check_05_all_metrics_are_there_before_the_first_job(cluster: Cluster) -
             assert f'podVolume_{what}_{outcome}_total{{node="n1"}} 0.0' in found
     for what in ("enqueue", "dequeue"):
         assert f'podVolume_pod_volume_backup_{what}_count{{node="n1"}} 0.0' in found
-    assert "podVolume_pod_volume_operation_latency_seconds" in found
+    for kind, name in ("histogram", "latency_seconds"), ("gauge", "latency_seconds_gauge"):
+        assert f"# TYPE podVolume_pod_volume_operation_{name} {kind}" in found
 
 
 @pytest.mark.check(30)

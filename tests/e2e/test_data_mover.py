@@ -19,7 +19,7 @@ def test_files_come_back_equal(
     applications: Applications, assert_equal: Comparison, velero: Velero, volume: Volume
 ) -> None:
     app = applications.deploy(volume)
-    app.make(volume.name, "odd", "small", "linked")
+    app.make(volume.name, "odd", "small")
     before = app.content()
 
     velero.backup(app.namespace, app.namespace, MOVE)

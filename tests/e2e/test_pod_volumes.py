@@ -20,7 +20,7 @@ def test_volume_comes_back_equal(
     agents: AgentSwitch, applications: Applications, assert_equal: Comparison, velero: Velero, kind: str
 ) -> None:
     app = applications.deploy(Volume("files", kind=kind), _PROJECTED)
-    app.make("files", "odd", "small", "linked")
+    app.make("files", "odd", "small")
     before = app.content()
 
     velero.backup(app.namespace, app.namespace, *POD_VOLUMES)

@@ -1,13 +1,12 @@
 """Runs inside a pod of a test, through standard input: makes the content of a volume, and describes every entry of it.
 
-    python3 - make FOLDER SEED KIND…      tiny, small, many, large, huge, odd, linked
+    python3 - make FOLDER SEED KIND…      tiny, small, many, large, huge, odd
     python3 - describe FOLDER…            JSON: {folder: {path: [what a restore has to bring back]}}
     python3 - describe-device DEVICE…     JSON: {device: sha256}
 
 It imports nothing of the project's, so that the project's own idea of a file tree is not what it is compared with.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -89,15 +88,6 @@ def make_odd(folder, _source):
     os.chmod(root, 0o2775)  # noqa: S103 - on purpose
 
 
-def make_linked(folder, source):
-    """What Velero's own agent does not keep."""
-    os.makedirs(folder)
-    with open(f"{folder}/one", "wb") as file:
-        file.write(source.randbytes(100000))
-    os.link(f"{folder}/one", f"{folder}/other")
-    os.setxattr(f"{folder}/one", "user.origin", b"https://example.com")
-
-
 KINDS = {
     "tiny": make_tiny,
     "small": make_small,
@@ -105,7 +95,6 @@ KINDS = {
     "large": make_large,
     "huge": make_huge,
     "odd": make_odd,
-    "linked": make_linked,
 }
 
 
@@ -113,7 +102,6 @@ def describe(root):
     """The time of the root is not told: a restore of pod volumes leaves its mark there for a moment."""
     info = os.stat(root)
     found = {".": [stat.filemode(info.st_mode), info.st_uid, info.st_gid, 0]}
-    names = {}
     for folder, folders, files in os.walk(root):
         if folder == root and ".velero" in folders:
             folders.remove(".velero")
@@ -126,25 +114,8 @@ def describe(root):
                     entry += [info.st_size, hashlib.file_digest(data, "sha256").hexdigest()]
             elif stat.S_ISLNK(info.st_mode):
                 entry.append(os.readlink(path))
-            entry += attributes(path)
             found[os.path.relpath(path, root)] = entry
-            if not stat.S_ISDIR(info.st_mode):
-                names.setdefault((info.st_dev, info.st_ino), []).append(os.path.relpath(path, root))
-    for paths in names.values():
-        for path in paths[1:] and paths:
-            found[path].append({"one file": sorted(paths)})
     return found
-
-
-def attributes(path):
-    """What users have written beside the data, where the file system can."""
-    try:
-        names = [name for name in os.listxattr(path, follow_symlinks=False) if name.startswith("user.")]
-    except OSError as error:
-        if error.errno != errno.ENOTSUP:
-            raise
-        names = []
-    return [{name: os.getxattr(path, name, follow_symlinks=False).hex() for name in sorted(names)}] if names else []
 
 
 def describe_device(path):

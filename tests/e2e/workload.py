@@ -44,11 +44,10 @@ def differences(before: dict[str, Content], after: dict[str, Content], *, by_sto
 
 
 def _kept_by_stock(entry: list[object]) -> list[object]:
-    """Without hard links and attributes, and without the time of a folder, which ends as that of its restore; a link's
-    in microseconds, rounded up."""
+    """Without the time of a folder, which ends as that of its restore; a link's in microseconds, rounded up."""
     mode, time = str(entry[0]), int(str(entry[_TIME]))
     kept = {"d": 0, "l": -(-time // 1000)}.get(mode[0], time)
-    return [*entry[:_TIME], kept, *(told for told in entry[_TIME + 1 :] if not isinstance(told, dict))]
+    return [*entry[:_TIME], kept, *entry[_TIME + 1 :]]
 
 
 @dataclass(frozen=True, slots=True)

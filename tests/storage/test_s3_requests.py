@@ -179,6 +179,19 @@ async def test_a_proxy_is_used_with_its_password_and_kept_out_of_sight(recording
     assert {r.headers["proxy-authorization"] for r in recording.requests} == {expected}
 
 
+@pytest.mark.parametrize("excepted", ["127.0.0.0/8", "10.0.0.0/8,127.0.0.1", "*"])
+async def test_a_store_that_is_excepted_from_the_environments_proxy_is_spoken_to_itself(
+    recording: RecordingS3, monkeypatch: pytest.MonkeyPatch, excepted: str
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://proxy.invalid:3128")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, excepted)
+    async with opened(recording) as storage:
+        await storage.put(PACK, [b"x"])
+    assert recording.requests
+
+
 async def test_the_environments_proxy_counts_too(recording: RecordingS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", recording.endpoint)
     monkeypatch.setenv("http_proxy", recording.endpoint)

@@ -55,7 +55,7 @@ def test_every_flag_of_the_stock_agent_is_taken_in_both_forms(started: list[Agen
         ("stderrthreshold", "INFO"),
         ("log_file_max_size", "1800"),
     ]
-    _run("--node=n", *(f"--{name}={value}" for name, value in words), "--logtostderr", "--alsologtostderr=true")
+    _run("--node=n", *(f"--{name}={value}" for name, value in words), "--logtostderr=true")
     _run("--node", "n", *(word for name, value in words for word in (f"--{name}", value)), "--logtostderr")
     expected = AgentFlags(
         node="n",
@@ -64,13 +64,24 @@ def test_every_flag_of_the_stock_agent_is_taken_in_both_forms(started: list[Agen
         log_format="json",
         features=("EnableCSI", "EnableFuture"),
         metrics_address="127.0.0.1:9000",
-        resource_timeout=3600.0,
         prepare_timeout=2700.0,
         node_agent_configmap="nac",
         backup_repository_configmap="brc",
         kubeconfig="/kube/config",
         kubecontext="prod",
         control_socket=DEFAULT_CONTROL_SOCKET,
+        without_effect=(
+            "--client-burst",
+            "--client-page-size",
+            "--client-qps",
+            "--colorized",
+            "--log_file_max_size",
+            "--logtostderr",
+            "--stderrthreshold",
+            "--v",
+            "--vmodule",
+            "--resource-timeout",
+        ),
     )
     assert started == [expected, expected]
     assert expected.unknown_features == ("EnableFuture",)

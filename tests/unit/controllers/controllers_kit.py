@@ -56,10 +56,11 @@ from agent.testing.virtual_loop import LoopClock
 
 NAMESPACE = "velero"
 NODES = ("node-a", "node-b", "node-c")
+SECRETS = Secrets(password="p")
 ALL_RESOURCES = (DATA_UPLOADS, DATA_DOWNLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """What the definitions of a Velero server know, by its minor version."""
 
@@ -102,6 +103,9 @@ class Liveness:
 class Jobs:
     """Objects to jobs that only the fake movers understand."""
 
+    def __init__(self, secrets: Callable[[], Secrets] = lambda: SECRETS) -> None:
+        self._secrets = secrets
+
     async def data_upload(self, job: DataUpload, *, path: str, mode: VolumeMode) -> tuple[JobSpec, Secrets]:
         return self._backup(job, path)
 
@@ -125,7 +129,7 @@ class Jobs:
 
     def _spec(self, job: Job, work: BackupTree | RestoreTree) -> tuple[JobSpec, Secrets]:
         spec = JobSpec(id=f"{job.kind}/{job.metadata.name}", work=work, location=UrlLocation(url="file:///x"))
-        return spec, Secrets(password="p")
+        return spec, self._secrets()
 
 
 class Sweeps:
@@ -143,7 +147,7 @@ class Cluster:
     """Everything that is shared by the agents of one test."""
 
     rng: random.Random
-    server: Server = Server()
+    server: Server = field(default_factory=Server)
     clock: VirtualClock | LoopClock = field(default_factory=VirtualClock)
     timing: Timing = field(default_factory=Timing)
     concurrency: int = 2
@@ -153,6 +157,7 @@ class Cluster:
     check: Callable[[Job], Awaitable[None]] = nothing_to_check
     time_limit: Callable[[Job], float] = lambda _: 0.0
     tracing: Tracing = field(default_factory=Tracing)
+    secrets: Secrets = SECRETS
 
     def __post_init__(self) -> None:
         self.kube = FakeKube(self.clock, self.rng)
@@ -194,7 +199,7 @@ class Cluster:
                 pod_volume_restore=FakeExposer[PodVolumeRestore](exposed["pod-restore"], kube, clock, "x"),
             ),
             runners=FakeRunners(FakeMovers(self.moved, clock)),
-            jobs=Jobs(),
+            jobs=Jobs(lambda: self.secrets),
             definitions=self.server,
             events=self.events,
             nodes=self.liveness,

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import structlog
 
-from agent.base.errors import ProvisioningFailed, RebindFailed, SourceNotFound, WrongPassword
+from agent.base.errors import KubeNotFound, ProvisioningFailed, RebindFailed, SourceNotFound, WrongPassword
 from agent.controllers.context import Timing
 from agent.controllers.data_upload import DataMovers
 from agent.controllers.job import PAUSED_ANNOTATION
@@ -110,6 +110,20 @@ async def test_a_canceled_pod_volume_backup_ends_as_its_server_can_bear(minor: i
     await cluster.stop()
 
 
+async def test_a_server_that_is_exchanged_while_the_agent_runs_counts_for_the_end_of_a_canceled_backup() -> None:
+    server = Server(19)
+    cluster = Cluster(random.Random(1), server=server)
+    cluster.moved.script = lambda _: Script(seconds=1000)
+    await cluster.pod_backup("b")
+    _start(cluster)
+    await cluster.run(20)
+    server.minor = 18
+    await cluster.patch(POD_VOLUME_BACKUPS, "b", {"spec": {"cancel": True}})
+    await cluster.run(15)
+    assert await cluster.phase_of(POD_VOLUME_BACKUPS, "b") is Phase.FAILED
+    await cluster.stop()
+
+
 @pytest.mark.check(17)
 @pytest.mark.parametrize("seconds", [0.0, 3.0, 8.0, 14.0])
 async def test_a_cancel_ends_an_upload_within_seconds_in_every_phase(cluster: Cluster, seconds: float) -> None:
@@ -158,6 +172,25 @@ async def test_a_deleted_upload_is_canceled_cleaned_and_gone(cluster: Cluster) -
     await cluster.run(20)
     assert ("velero", "u") not in [view.key for view in (await cluster.kube.list(DATA_UPLOADS, "velero")).items]
     assert not cluster.exposed["upload"].left
+
+
+@pytest.mark.parametrize("agents", [1, 3])
+async def test_an_upload_that_is_deleted_while_it_waits_to_be_accepted_is_cleaned_before_it_is_gone(
+    agents: int,
+) -> None:
+    cluster = Cluster(random.Random(1), prepare_queue_length=1)
+    await cluster.upload("first", seconds=1000.0)
+    _start(cluster, agents)
+    await cluster.run(10)
+    await cluster.upload("u")
+    await cluster.run(20)
+    assert (await cluster.phase_of(DATA_UPLOADS, "u")).is_new
+    await cluster.kube.delete(DATA_UPLOADS, Key("velero", "u"))
+    await cluster.run(20)
+    with pytest.raises(KubeNotFound):
+        await cluster.kube.get(DATA_UPLOADS, Key("velero", "u"))
+    assert cluster.exposed["upload"].cleaned == {Key("velero", "u")}, "Velero has made its snapshot"
+    await cluster.stop()
 
 
 async def test_a_definite_failure_of_the_volume_is_told_at_once_with_its_code(cluster: Cluster) -> None:
@@ -298,6 +331,33 @@ async def test_a_download_without_a_snapshot_fails_at_once(cluster: Cluster) -> 
     assert download.status.message.startswith("snapshot.not-found:")
 
 
+async def test_what_can_never_be_done_fails_at_once_however_many_wait_to_be_accepted() -> None:
+    cluster = Cluster(random.Random(1), prepare_queue_length=1)
+    await cluster.upload("first", seconds=1000.0)
+    _start(cluster)
+    await cluster.run(10)
+    await cluster.upload("block", datamover="velero-block")
+    await cluster.download("empty", snapshot="")
+    await cluster.pod_backup("restic", uploader="restic")
+    await cluster.upload("u")
+    await cluster.run(2)
+    assert await cluster.phase_of(DATA_UPLOADS, "block") is Phase.FAILED
+    assert await cluster.phase_of(DATA_DOWNLOADS, "empty") is Phase.FAILED
+    assert await cluster.phase_of(POD_VOLUME_BACKUPS, "restic") is Phase.FAILED
+    assert (await cluster.phase_of(DATA_UPLOADS, "u")).is_new
+    await cluster.stop()
+
+
+async def test_a_volume_of_a_windows_node_is_not_restored_on_another(cluster: Cluster) -> None:
+    await cluster.download("d")
+    await cluster.patch(DATA_DOWNLOADS, "d", {"spec": {"nodeOS": "windows"}})
+    _start(cluster)
+    await cluster.run(5)
+    download = await cluster.kube.get(DATA_DOWNLOADS, Key("velero", "d"))
+    assert download.status.phase is Phase.FAILED
+    assert download.status.message.startswith("expose.unsupported: the volume app/d is of a Windows node")
+
+
 async def test_data_movers_of_others_are_left_alone_and_that_is_said_once() -> None:
     said: list[str] = []
     cluster = Cluster(random.Random(1), movers=DataMovers(tell=said.append))
@@ -343,6 +403,7 @@ async def test_a_restore_begins_when_the_pod_waits_and_fails_when_it_never_will(
     assert await cluster.phase_of(POD_VOLUME_RESTORES, "r") is phase
 
 
+@pytest.mark.check(11, 12)
 async def test_no_node_works_on_more_than_its_share_and_the_namespace_exposes_no_more_than_allowed() -> None:
     cluster = Cluster(random.Random(1), concurrency=2, prepare_queue_length=4)
     for number in range(20):

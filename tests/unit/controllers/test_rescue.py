@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from agent.base.errors import (
+    AccessDenied,
     KubeError,
     KubeForbidden,
     KubeNotFound,
@@ -27,6 +28,7 @@ from agent.kube.pods import ContainerState
 from agent.kube.pods import Waiting as PodWaiting
 from agent.kube.resource import DATA_DOWNLOADS, DATA_UPLOADS, POD_VOLUME_BACKUPS, POD_VOLUME_RESTORES, PODS
 from agent.kube.volumes import VolumeMode
+from agent.movers.spec import Secrets
 from agent.testing.clock import VirtualClock
 from agent.testing.fake_movers import Script
 from agent.testing.flaky_kube import FlakyKube, Weather
@@ -112,6 +114,20 @@ async def test_a_pod_volume_backup_of_a_node_without_an_agent_is_failed(cluster:
     backup = await cluster.kube.get(POD_VOLUME_BACKUPS, Key(NAMESPACE, "b"))
     assert backup.status.phase is Phase.FAILED
     assert "no-such-node" in backup.status.message
+
+
+@pytest.mark.check(37)
+async def test_a_pod_volume_backup_of_a_dead_node_is_failed_however_many_wait_to_be_accepted() -> None:
+    cluster = Cluster(random.Random(1), prepare_queue_length=1)
+    await cluster.upload("first", seconds=1000.0)
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.run(10)
+    await cluster.pod_backup("b", node="no-such-node")
+    cluster.liveness.dead.add("no-such-node")
+    await cluster.run(30)
+    assert await cluster.phase_of(POD_VOLUME_BACKUPS, "b") is Phase.FAILED
+    await cluster.stop()
 
 
 @pytest.mark.parametrize("minor", [16, 18])
@@ -204,7 +220,43 @@ async def test_a_download_whose_claim_never_comes_is_failed_after_the_time_limit
     download = await cluster.kube.get(DATA_DOWNLOADS, Key(NAMESPACE, "d"))
     assert download.status.phase is Phase.FAILED
     assert "app/d" in download.status.message
-    assert sum(verb == "get" for verb, _ in cluster.kube.requests) < 20
+    assert sum(verb == "get" for verb, _ in cluster.kube.requests) < 60
+
+
+@pytest.mark.parametrize("away", ["", *NODES])
+async def test_a_claim_that_comes_late_is_seen_within_two_minutes_whoever_is_away(cluster: Cluster, away: str) -> None:
+    cluster.liveness.nodes = frozenset(NODES)
+    await cluster.download("d", claim=False)
+    for node in NODES:
+        if node != away:
+            cluster.start_agent(node)
+    await cluster.run(1200)
+    assert (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+    await cluster.claim("d")
+    await cluster.run(120)
+    assert not (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+
+
+async def test_a_claim_that_comes_after_its_download_as_it_mostly_does_is_seen_in_a_second(cluster: Cluster) -> None:
+    cluster.liveness.nodes = frozenset(NODES)
+    for node in NODES:
+        cluster.start_agent(node)
+    await cluster.download("d", claim=False)
+    await cluster.run(0.5)
+    await cluster.claim("d")
+    await cluster.run(1.5)
+    assert not (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+
+
+async def test_many_agents_together_ask_seldom_for_a_claim_that_never_comes(cluster: Cluster) -> None:
+    nodes = [f"node-{number}" for number in range(20)]
+    cluster.liveness.nodes = frozenset(nodes)
+    await cluster.download("d", claim=False)
+    for node in nodes:
+        cluster.start_agent(node)
+    await cluster.run(1700)
+    assert (await cluster.phase_of(DATA_DOWNLOADS, "d")).is_new
+    assert sum(request == ("get", "persistentvolumeclaims") for request in cluster.kube.requests) < 180
 
 
 async def test_a_prepared_upload_may_wait_for_a_slot_for_hours() -> None:
@@ -390,6 +442,45 @@ async def test_a_worker_that_does_not_end_on_a_cancel_is_ended_by_force(cluster:
     assert not any(cluster.moved.active.values())
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_credentials_that_are_replaced_while_a_job_runs_are_those_with_which_it_goes_on(
+    cluster: Cluster, replaced: bool
+) -> None:
+    old, new = Secrets(password="p", secret_key="old"), Secrets(password="p", secret_key="new")
+    cluster.secrets = old
+    refused = AccessDenied("the store refused the key")
+    cluster.moved.script = lambda _: Script(seconds=30, error=None if cluster.secrets == new else refused)
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(20)
+    begun = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    assert begun.status.phase is Phase.IN_PROGRESS
+    cluster.secrets = new if replaced else old
+    await cluster.run(120)
+    upload = await cluster.kube.get(DATA_UPLOADS, Key(NAMESPACE, "u"))
+    if replaced:
+        assert upload.status.phase is Phase.COMPLETED
+        assert upload.status.start_timestamp == begun.status.start_timestamp
+        assert len(cluster.moved.started) == 2 and not cluster.moved.doubled
+    else:
+        assert upload.status.message == "storage.access-denied: the store refused the key"
+        assert len(cluster.moved.started) == 1
+
+
+async def test_credentials_that_are_replaced_and_refused_as_well_are_not_tried_again_and_again(
+    cluster: Cluster,
+) -> None:
+    cluster.secrets = Secrets(password="p", secret_key="old")
+    cluster.moved.script = lambda _: Script(seconds=30, error=AccessDenied("the store refused the key"))
+    await cluster.upload("u")
+    cluster.start_agent(NODES[0])
+    await cluster.run(20)
+    cluster.secrets = Secrets(password="p", secret_key="new")
+    await cluster.run(120)
+    assert await cluster.phase_of(DATA_UPLOADS, "u") is Phase.FAILED
+    assert len(cluster.moved.started) == 2
+
+
 async def test_work_that_takes_longer_than_allowed_is_failed_with_that_reason() -> None:
     cluster = Cluster(random.Random(1), time_limit=lambda _: 60.0)
     cluster.moved.script = lambda _: Script(seconds=1000)
@@ -415,6 +506,7 @@ async def test_a_canceled_pod_volume_restore_is_canceled_where_the_server_knows_
     await cluster.stop()
 
 
+@pytest.mark.check(45)
 async def test_progress_is_written_every_ten_seconds_also_while_it_is_being_canceled(cluster: Cluster) -> None:
     cluster.moved.script = lambda _: Script(seconds=1000, deaf=True)
     moments: list[float] = []

@@ -33,7 +33,7 @@ def _seeds(part: int) -> list[int]:
     return list(range(part, COUNT, PARTS))
 
 
-@pytest.mark.check(17, 18, 24, 25)
+@pytest.mark.check(17, 18, 20, 24, 25)
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase or "New")
 def test_whatever_happens_in_a_phase_every_object_ends_once_and_nothing_is_left(phase: str, event: str) -> None:

@@ -112,8 +112,7 @@ def test_no_folder_of_the_node_is_copied_from_the_daemon_set(recorded: Recorded,
 
 
 def test_a_hold_pod_has_the_volume_and_nothing_else(recorded: Recorded) -> None:
-    config = AgentConfig(pod_resources=PodResources(memory_request="8Gi"))
-    pod = recorded.make(Runner.LOCAL, config, credential=SecretKey(name="cloud", key="k"), cache_claim="x-cache")
+    pod = recorded.make(Runner.LOCAL, credential=SecretKey(name="cloud", key="k"), cache_claim="x-cache")
     assert [volume["name"] for volume in pod.spec.volumes] == [recorded.upload.metadata.uid]
     container = pod.spec.containers[0]
     assert container.command == ("lighter", "mover", "hold")
@@ -150,19 +149,34 @@ def test_configured_labels_replace_inherited_ones_but_never_ours(recorded: Recor
     assert pod.metadata.annotations == {"note": "x"}
 
 
-def test_resources_priority_and_selinux_type_are_those_of_the_configuration(recorded: Recorded) -> None:
+@pytest.mark.parametrize("runner", list(Runner))
+def test_resources_priority_and_selinux_type_are_those_of_the_configuration(recorded: Recorded, runner: Runner) -> None:
     config = AgentConfig(
         pod_resources=PodResources(cpu_request="50m", cpu_limit="2", memory_limit="2Gi", ephemeral_storage_limit="1Gi"),
         priority_class_name="high",
     )
-    pod = recorded.make(Runner.POD, config, spc_t=True, privileged=True)
+    pod = recorded.make(runner, config, spc_t=True)
     assert pod.spec.containers[0].resources == {
         "requests": {"cpu": "50m"},
         "limits": {"cpu": "2", "memory": "2Gi", "ephemeral-storage": "1Gi"},
     }
     assert pod.spec.priority_class_name == "high"
     assert pod.spec.security_context == {"runAsUser": 0, "seLinuxOptions": {"type": "spc_t"}}
-    assert pod.spec.containers[0].security_context == {"privileged": True}
+
+
+@pytest.mark.parametrize("runner", list(Runner))
+def test_of_the_agents_tolerations_a_pod_has_those_that_open_nodes_to_it(recorded: Recorded, runner: Runner) -> None:
+    spot = {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Exists"}
+    critical = {"key": "CriticalAddonsOnly", "operator": "Exists"}
+    everything = {"operator": "Exists"}
+    spec = msgspec.structs.replace(recorded.template.spec, tolerations=(everything, spot, critical))
+    recorded.template = PodTemplate(metadata=recorded.template.metadata, spec=spec)
+    assert recorded.make(runner).spec.tolerations == (spot, critical)
+
+
+def test_a_mover_pod_for_pod_volumes_is_privileged_where_that_is_configured(recorded: Recorded) -> None:
+    assert recorded.make(Runner.POD, privileged=True).spec.containers[0].security_context == {"privileged": True}
+    assert recorded.make(Runner.POD).spec.containers[0].security_context == {}
 
 
 def test_a_pod_bound_to_a_node_mounts_its_folder_and_passes_the_scheduler(recorded: Recorded) -> None:

@@ -170,12 +170,13 @@ async def test_a_restore_in_a_pod_gets_a_cache_on_its_node_and_gives_it_back(
     cluster = FakeCsi(node.kube, clock)
     await cluster.add_class("fast", binding=BindingMode.WAIT_FOR_FIRST_CONSUMER, reclaim=ReclaimPolicy.RETAIN)
     config = replace(IN_POD, cache_pvc=CachePVC(storage_class="fast"))
-    exposer = PodVolumeRestoreExposer(settings(node, clock, config))
+    exposer = PodVolumeRestoreExposer(replace(settings(node, clock, config), cache_limit_mb=2_048))
     await exposer.advance(restore())
     await cluster.step(2)
     assert isinstance(await exposer.advance(restore()), Ready)
     cache = await node.kube.get(PERSISTENT_VOLUME_CLAIMS, Key(JOB.namespace, f"{JOB.name}-cache"))
     assert cache.status.phase == "Bound", "no scheduler tells its provisioner where the pod is"
+    assert cache.spec.resources.requests == {"storage": "3Gi"}
     pod = await node.kube.get(PODS, JOB)
     assert "/cachedir" in {mount["mountPath"] for mount in pod.spec.containers[0].volume_mounts}
     for _ in range(6):

@@ -181,6 +181,7 @@ async def test_a_credentials_file_that_is_no_file_is_refused(tmp_path):
         ({"HTTPS_PROXY": "http://u:p@proxy:3128", "NO_PROXY": "localhost, .example"}, ""),
         ({"HTTPS_PROXY": "http://u:p@proxy:3128", "NO_PROXY": "ample"}, "http://u:p@proxy:3128"),
         ({"HTTPS_PROXY": "http://u:p@proxy:3128", "no_proxy": "*"}, ""),
+        ({"HTTPS_PROXY": "http://u:p@proxy:3128", "no_proxy": "10.0.0.0/8"}, "http://u:p@proxy:3128"),
     ],
 )
 def test_only_a_proxy_with_a_password_goes_with_the_secrets(environ, proxy):

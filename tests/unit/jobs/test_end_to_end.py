@@ -1,8 +1,10 @@
 """From an object to a snapshot in a folder and back, by the engine itself."""
 
 import os
+import re
 
 import msgspec
+import pytest
 
 from agent.base.clock import SystemClock
 from agent.jobs.callbacks import JobTelemetry
@@ -16,6 +18,11 @@ from agent.snapshots.policy import parse_policy, policy_labels
 from agent.snapshots.store import list_snapshots
 from agent.storage.open import open_storage
 from tests.unit.jobs.jobs_kit import OPERATION, PASSWORD, download, folder, pod_backup, ready_world, upload
+
+_OF_KOPIA = re.compile(
+    r"kopia\.(repository|blobcfg|maintenance)|udmrepo\.Repository"
+    r"|[pq][0-9a-f]{32}-s[0-9a-f]+|xn\d+_[0-9a-f]+-s[0-9a-f]+-c\d+|xe\d+"
+)
 
 
 async def repository_as_the_server_makes_it(path):
@@ -83,6 +90,24 @@ async def test_an_upload_is_found_under_velero_s_names_and_comes_back(tmp_path):
     restored = download(snapshot_id=second.snapshot)
     await run(await world.jobs.data_download(restored, path=str(target), mode=kind))
     assert {path.name: path.read_text() for path in target.iterdir()} == {"a": "changed", "b": "second"}
+
+
+@pytest.mark.check(40)
+async def test_what_jobs_leave_in_a_location_is_what_kopia_leaves_in_a_repository(tmp_path):
+    root, kind = tmp_path / "store", VolumeMode.FILESYSTEM
+    await repository_as_the_server_makes_it(root / "kopia" / "shop")
+    world = ready_world(folder(root), environ={})
+    source = volume(tmp_path / "source", a="first", b="second")
+    made = await run(await world.jobs.data_upload(upload(), path=str(source), mode=kind))
+    await run(await world.jobs.pod_volume_backup(pod_backup(), path=str(source), mode=kind))
+    await run(await world.jobs.data_download(download(snapshot_id=made.snapshot), path=str(source), mode=kind))
+    assert [path.name for path in root.iterdir()] == ["kopia"], "all else makes Velero take the location for broken"
+    assert [path.name for path in (root / "kopia").iterdir()] == ["shop"]
+    storage = await open_storage(f"file://{root}/kopia/shop")
+    names = [blob.blob_id async for blob in storage.list("")]
+    await storage.close()
+    assert {"kopia.repository", "udmrepo.Repository"} < set(names)
+    assert [name for name in names if not _OF_KOPIA.fullmatch(name)] == []
 
 
 async def test_a_real_worker_shows_in_the_metrics_what_it_did(tmp_path):

@@ -20,11 +20,12 @@ from agent.base.errors import (
     SnapshotNotFound,
     WrongPassword,
 )
-from agent.movers.spec import NoParent, RateLimits, Secrets
+from agent.movers.spec import BackupBlock, NoParent, RateLimits, Secrets
 from agent.testing.clock import VirtualClock
 from tests.unit.movers.moving_kit import (
     PASSWORD,
     SECRETS,
+    SOURCE,
     backup_of,
     collecting,
     done,
@@ -109,6 +110,14 @@ async def test_the_second_backup_takes_over_what_did_not_change(movers, location
     first, tree = snapshot
     result = await done(movers, backup_of(tree, location))
     assert (result.total_bytes, result.incremental_bytes, result.parents) == (2_000_000, 0, (first.snapshot,))
+
+
+async def test_a_device_is_read_whole_so_nothing_is_said_of_what_is_new_in_it(movers, location, tmp_path):
+    image = tmp_path / "image"
+    image.write_bytes(os.urandom(300_000))
+    spec = msgspec.structs.replace(backup_of(tmp_path, location), work=BackupBlock(path=str(image), source=SOURCE))
+    result = await done(movers, spec)
+    assert (result.total_bytes, result.incremental_bytes) == (300_000, 0)
 
 
 async def test_errors_of_the_engine_arrive_as_their_leaves(movers, location, tmp_path):

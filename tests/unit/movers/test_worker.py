@@ -1,19 +1,17 @@
 """The worker without a process: any link will do, as in a mover pod."""
 
 import asyncio
-from dataclasses import replace
+import errno
+import os
 
-import msgspec
 import pytest
 
 from agent.base.clock import SystemClock
-from agent.movers import execute
 from agent.movers.memory import WorkerGroup
 from agent.movers.protocol import VERSION, Cancel, Finished, Log, Metric, Report, Start
 from agent.movers.worker import ORPHANED, run_job
-from agent.snapshots.model import EntryError
-from agent.snapshots.upload import upload_tree
 from tests.unit.movers.moving_kit import PASSWORD, SECRETS, backup_of, new_repository, new_tree, snapshots_in
+from tests.unit.snapshots.backup_kit import deny
 
 
 class QueueLink:
@@ -103,20 +101,37 @@ async def test_a_parent_that_is_gone_means_reading_everything(location, tree):
     assert "the parent is not there" in link.sent[-1].result.warnings[0]
 
 
-async def test_unreadable_files_fail_the_job_by_name_and_leave_no_snapshot(location, tree, monkeypatch):
-    async def with_an_unreadable_file(*args, **kwargs):
-        result = await upload_tree(*args, **kwargs)
-        root = result.snapshot.root
-        summary = msgspec.structs.replace(root.summ, errors=(EntryError("d0/f0", "permission denied"),))
-        root = msgspec.structs.replace(root, summ=summary)
-        return replace(result, errors=1, snapshot=msgspec.structs.replace(result.snapshot, root=root))
-
-    monkeypatch.setattr(execute, "upload_tree", with_an_unreadable_file)
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO])
+async def test_unreadable_files_fail_the_job_by_name_and_leave_no_snapshot(location, tree, monkeypatch, error):
+    deny(monkeypatch, b"f0", b"f1", error=error)
     link = QueueLink(Start(version=VERSION, spec=backup_of(tree, location), secrets=SECRETS))
     await run_job(link, SystemClock())
-    error = link.sent[-1].error
-    assert error.code == "snapshot.partial" and "d0/f0" in error.message
+    told = link.sent[-1].error
+    assert told.code == "snapshot.partial"
+    assert "2 entries of" in told.message and f"d0/f0: {os.strerror(error)}; d1/f1" in told.message
+    *_, last = (message.progress for message in link.sent if isinstance(message, Report))
+    assert last.files_done == 18, "the rest was read to the end"
     assert not await snapshots_in(location)
+
+
+async def test_where_partial_snapshots_are_allowed_what_is_missing_is_a_warning(location, tree, monkeypatch):
+    deny(monkeypatch, b"f0", b"f1")
+    spec = backup_of(tree, location, keep_partial=True)
+    link = QueueLink(Start(version=VERSION, spec=spec, secrets=SECRETS))
+    await run_job(link, SystemClock())
+    result = link.sent[-1].result
+    assert (result.files, result.errors) == (18, 2)
+    (warning,) = result.warnings
+    assert "2 entries of" in warning and "missing in the snapshot; the first: d0/f0: Permission denied" in warning
+    (snapshot,) = await snapshots_in(location)
+    assert snapshot.id == result.snapshot
+
+
+async def test_a_file_that_vanishes_is_a_warning_and_no_failure(location, tree, monkeypatch):
+    deny(monkeypatch, b"f0", error=errno.ENOENT)
+    link = QueueLink(Start(version=VERSION, spec=backup_of(tree, location), secrets=SECRETS))
+    await run_job(link, SystemClock())
+    assert link.sent[-1].result.warnings == ("d0/f0 vanished before it could be read",)
 
 
 def test_a_folder_that_is_no_control_group_gives_none(tmp_path):

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.base.clock import SystemClock
 from agent.base.errors import CanceledError, ConfigurationError, MoverUnavailable
@@ -90,6 +91,17 @@ async def test_a_backup_of_a_pod_volume_goes_from_new_to_completed(tmp_path: Pat
     assert workers.closed
     assert {"SelfTestPassed", "Accepted", "InProgress", "Completed"} <= set(await world.told())
     assert b'podVolume_pod_volume_backup_dequeue_count{node="node-a"} 1.0' in world.metrics.render()
+
+
+async def test_what_it_is_told_and_has_no_use_for_is_in_the_log(tmp_path: Path) -> None:
+    world = AgentWorld(tmp_path, features=("EnableCSI", "EnableFuture"), without_effect=("--client-qps",))
+    await world.add_node(NODE)
+    with capture_logs() as lines:
+        async with world.agent(Workers(world)):
+            await world.clock.sleep(30)
+    warnings = [line for line in lines if line["log_level"] == "warning"]
+    assert [line["feature"] for line in warnings if "feature" in line] == ["EnableFuture"]
+    assert [line["flags"] for line in warnings if "flags" in line] == [("--client-qps",)]
 
 
 async def test_a_second_agent_of_a_node_begins_no_job_until_the_first_is_silent_or_gives_back(tmp_path: Path) -> None:

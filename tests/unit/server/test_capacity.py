@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.kube.agent_config import AgentConfig, AgentLimits, LoadConcurrency, NodeConcurrency
 from agent.kube.volumes import LabelSelector
 from agent.server.capacity import Capacity, capacity, jobs_at_once
@@ -13,6 +15,7 @@ def _fast(number: int) -> NodeConcurrency:
     return NodeConcurrency(LabelSelector(match_labels={"disk": "fast"}), number)
 
 
+@pytest.mark.check(11)
 def test_the_smallest_number_that_matches_wins() -> None:
     concurrency = LoadConcurrency(1, (_fast(5), NodeConcurrency(LabelSelector(), 3)))
     assert jobs_at_once(concurrency, {"disk": "fast"}) == 3

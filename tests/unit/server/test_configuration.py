@@ -7,7 +7,7 @@ import json
 import pytest
 
 from agent.base.errors import ConfigurationError
-from agent.kube.agent_config import AgentConfig, CachePVC, PodResources, RunnerChoice
+from agent.kube.agent_config import AgentConfig, BackupPVC, CachePVC, PodResources, RestorePVC, RunnerChoice
 from agent.kube.meta import ConfigMap, ObjectMeta
 from agent.server.configuration import parse_configuration
 
@@ -33,27 +33,51 @@ def test_every_key_of_velero_is_taken_over() -> None:
             "prepareQueueLength": 7,
         },
         "loadAffinity": [{"nodeSelector": {"matchLabels": {"role": "backup"}}, "storageClass": "gold"}],
-        "backupPVC": {"gold": {"storageClass": "scratch", "readOnly": True, "spcNoRelabeling": True}},
-        "restorePVC": {"ignoreDelayBinding": True},
-        "podResources": {"cpuRequest": "100m", "cpuLimit": "2", "memoryRequest": "1Gi", "memoryLimit": "1Gi"},
+        "backupPVC": {
+            "gold": {
+                "storageClass": "scratch",
+                "readOnly": True,
+                "spcNoRelabeling": True,
+                "annotations": {"a": "b"},
+                "secretNames": ["key"],
+                "configMapNames": ["settings"],
+            }
+        },
+        "restorePVC": {"ignoreDelayBinding": True, "secretNames": ["key"], "configMapNames": ["settings"]},
+        "podResources": {
+            "cpuRequest": "100m",
+            "cpuLimit": "2",
+            "memoryRequest": "1Gi",
+            "memoryLimit": "1Gi",
+            "ephemeralStorageRequest": "2Gi",
+            "ephemeralStorageLimit": "3Gi",
+        },
         "priorityClassName": "high",
         "privilegedFsBackup": True,
         "cachePVC": {"storageClass": "gold", "residentThresholdInMB": 1024},
         "podLabels": {"team": "storage"},
         "podAnnotations": {"note": "x"},
     }
-    config = parse_configuration(_map(document), None).config
+    loaded = parse_configuration(_map(document), None)
+    config = loaded.config
+    assert loaded.warnings == ()
     assert config.load_concurrency.per_node[0].number == 5
     assert config.load_concurrency.prepare_queue_length == 7
     assert config.load_affinity[0].storage_class == "gold"
-    assert config.backup_pvc["gold"].spc_no_relabeling
-    assert config.restore_pvc.ignore_delay_binding
-    assert config.pod_resources.cpu_limit == "2"
+    assert config.backup_pvc["gold"] == BackupPVC("scratch", True, True, {"a": "b"}, ("key",), ("settings",))
+    assert config.restore_pvc == RestorePVC(True, ("key",), ("settings",))
+    assert config.pod_resources == PodResources("100m", "2", "1Gi", "1Gi", "2Gi", "3Gi")
     assert config.priority_class_name == "high"
     assert config.privileged_fs_backup
     assert config.cache_pvc == CachePVC("gold", 1024)
     assert config.pod_labels == {"team": "storage"}
     assert config.pod_annotations == {"note": "x"}
+
+
+def test_a_key_for_a_data_mover_that_is_not_done_yet_is_known_and_warned_of() -> None:
+    document = {"csiSnapshotMetadataServiceConfigs": {"saName": "block-reader"}}
+    (warning,) = parse_configuration(_map(document), None).warnings
+    assert warning == "csiSnapshotMetadataServiceConfigs has no effect: velero-block is not implemented"
 
 
 def test_ours_lies_on_top() -> None:

@@ -51,6 +51,18 @@ async def test_ours_may_be_missing() -> None:
     assert world.live() == AgentConfig()
 
 
+async def test_ours_counts_as_soon_as_it_may_be_read() -> None:
+    world = Configured(stock="")
+    await world.add_config(OWN, json.dumps({"keepPartial": True}))
+    rights = {("get", CONFIG_MAPS.name), ("list", CONFIG_MAPS.name)}
+    world.api.denied |= rights
+    await world.live.load()
+    assert world.live() == AgentConfig()
+    async with world.running(world.live.run()):
+        world.api.denied -= rights
+        await world.until(lambda: world.live().keep_partial, within=60)
+
+
 async def test_a_change_counts_at_once_and_is_told_with_what_changed() -> None:
     world = Configured()
     await world.concurrency(1, "add")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from agent.base.errors import ConfigurationError
+from agent.exposers.settings import DEFAULT_CACHE_MB
 from agent.kube.meta import ConfigMap, ObjectMeta
 from agent.kube.resource import CONFIG_MAPS
-from agent.server.repository_settings import DEFAULT_CACHE_LIMIT_MB, cache_limit_mb
+from agent.server.repository_settings import cache_limit_mb
 from tests.unit.server.server_kit import NAMESPACE, World
 
 
@@ -23,9 +24,9 @@ async def test_the_limit_is_under_the_type_of_the_repository() -> None:
 
 
 async def test_without_a_limit_it_is_veleros_default() -> None:
-    assert await _limit(kopia="{}") == DEFAULT_CACHE_LIMIT_MB
-    assert await _limit(restic="not even JSON") == DEFAULT_CACHE_LIMIT_MB
-    assert await cache_limit_mb(World().api, NAMESPACE, "") == DEFAULT_CACHE_LIMIT_MB
+    assert await _limit(kopia="{}") == DEFAULT_CACHE_MB
+    assert await _limit(restic="not even JSON") == DEFAULT_CACHE_MB
+    assert await cache_limit_mb(World().api, NAMESPACE, "") == DEFAULT_CACHE_MB
 
 
 @pytest.mark.parametrize("text", ["{", '{"cacheLimitMB": "much"}', '{"cacheLimitMB": -1}'])

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from agent.base.errors import KubeNotFound
-from agent.kube.meta import Key
-from agent.kube.resource import CUSTOM_RESOURCE_DEFINITIONS, SERVICE_ACCOUNTS, VOLUME_SNAPSHOT_CONTENTS
+from agent.kube.meta import ConfigMap, Key, ObjectMeta
+from agent.kube.resource import CONFIG_MAPS, CUSTOM_RESOURCE_DEFINITIONS, SERVICE_ACCOUNTS, VOLUME_SNAPSHOT_CONTENTS
+from agent.server.check import check_at
 from agent.server.definitions import InstalledDefinitions
-from agent.server.flags import DEFAULT_MOVER_ACCOUNT
+from agent.server.flags import DEFAULT_MOVER_ACCOUNT, AgentFlags
 from agent.server.mounts import MountTable
 from agent.server.self_test import Place, SelfTest, Verdict, run_self_test
 from tests.unit.server.server_kit import NAMESPACE, World
@@ -147,3 +148,33 @@ async def test_without_the_right_to_see_accounts_mover_pods_use_the_agents(node:
     test = await node.test()
     assert {one.check for one in test.problems} == {"account of mover pods", "right to serviceaccounts in velero"}
     assert not test.is_fatal
+
+
+@pytest.mark.parametrize(
+    ("stock", "repositories", "verdict", "words"),
+    [
+        ("{}", "{}", Verdict.OK, "as it is"),
+        ('{"newer": 1}', "{}", Verdict.LESS, "newer is not known"),
+        ("{", "{}", Verdict.FATAL, "node-agent-config: it is no JSON"),
+        ("{}", '{"cacheLimitMB": "much"}', Verdict.FATAL, "repository-config, key kopia: cacheLimitMB"),
+    ],
+)
+async def test_a_check_reads_every_configuration_that_an_agent_would(
+    node: Node, stock: str, repositories: str, verdict: Verdict, words: str
+) -> None:
+    for name, key, text in ("node-agent-config", "config", stock), ("repository-config", "kopia", repositories):
+        metadata = ObjectMeta(name=name, namespace=NAMESPACE)
+        await node.api.create(
+            CONFIG_MAPS, ConfigMap(api_version="v1", kind="ConfigMap", metadata=metadata, data={key: text})
+        )
+    flags = AgentFlags(
+        node=NODE,
+        namespace=NAMESPACE,
+        host_pods=str(node.host_pods),
+        node_agent_configmap="node-agent-config",
+        backup_repository_configmap="repository-config",
+    )
+    test = await check_at(node.api, flags)
+    (finding,) = [one for one in test.findings if one.check == "configuration"]
+    assert (finding.verdict, words in finding.text) == (verdict, True)
+    assert test.is_fatal == (verdict is Verdict.FATAL)
