@@ -132,6 +132,18 @@ def test_check_16_a_volume_that_cannot_be_mounted_fails_with_the_reason(cluster:
 
 
 @pytest.mark.slow
+@pytest.mark.check(16)
+def test_check_16_the_backup_of_such_a_volume_is_partially_failed_and_quotes_it(cluster: Cluster) -> None:
+    cluster.agents.restart("--data-mover-prepare-timeout=20s")
+    namespace, _ = cluster.application()
+    cluster.storage.faults(fail={"NodeStageVolume": "the backend lost the volume"})
+    backup = cluster.back_up("--snapshot-move-data", namespace=namespace)
+    assert cluster.velero.phase("backup", backup) == "PartiallyFailed"
+    assert "the backend lost the volume" in cluster.velero.cli("backup", "describe", backup, "--details")
+    cluster.assert_clean()
+
+
+@pytest.mark.slow
 def test_a_snapshot_that_cannot_become_a_volume_fails_with_the_reason(cluster: Cluster) -> None:
     cluster.agents.restart("--data-mover-prepare-timeout=20s")
     namespace, _ = cluster.application()

@@ -19,7 +19,7 @@ _SLACK = 1_000_000
 """What a backup writes beside the data: index, manifests, logs and objects of Velero's."""
 
 
-@pytest.mark.check(43)
+@pytest.mark.check(9, 43)
 @pytest.mark.parametrize("options", [[MOVE], POD_VOLUMES], ids=["data-mover", "pod-volume"])
 def test_there_and_back_again(
     agents: AgentSwitch,
