@@ -65,14 +65,17 @@ def test_pages_that_only_look_are_run_as_they_stand(app: Workload, guide: Guide,
             printed[page] = "".join(guide.run(page, block, **variables) for block in blocks_of(page))
         except AssertionError as error:
             wrong.append(str(error))
-    for pod in app.cluster.list("Pod", "default"):
-        if pod["metadata"]["name"].startswith("node-debugger-"):
-            app.cluster.delete("Pod", pod["metadata"]["name"], "default")
+    # A command may end before `kubectl debug` listens to it: its pod has kept what it said.
+    debugged = ""
+    for name in (pod["metadata"]["name"] for pod in app.cluster.list("Pod", "default")):
+        if name.startswith("node-debugger-"):
+            debugged += app.cluster.kubectl("logs", name, "--namespace=default")
+            app.cluster.delete("Pod", name, "default")
     assert not wrong, "\n\n".join(wrong)
     for name in ("LighterageExposeFailed", "LighterageJobFailed", "LighterageJobsFailing"):
         assert failed.name in printed[f"docs/runbooks/{name}.md"]
     assert upload.name in printed["docs/troubleshooting.md"].partition("Events:")[2]
-    assert "/var/lib/kubelet/pods/" in printed["docs/runbooks/LighterageNoProgress.md"]
+    assert "/var/lib/kubelet/pods/" in printed["docs/runbooks/LighterageNoProgress.md"] + debugged
 
 
 # ---- pages that change the agent ----

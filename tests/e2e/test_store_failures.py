@@ -83,6 +83,7 @@ def test_bucket_that_is_full_fails_backups_until_there_is_room(
 
 
 @pytest.mark.slow
+@pytest.mark.disturbing  # it keeps the one slot of its node for a minute
 def test_quota_that_is_used_up_during_a_backup_is_waited_for(app: Workload, location: Location, quota: Quota) -> None:
     location.create()
     data_upload(app, "files", location=location.name).wait_for("Completed")
