@@ -98,6 +98,8 @@ def _rank_of(event: Event) -> _Rank:
         return _Rank.LIKELY
     if event.type != "Warning":
         return _Rank.NORMAL
+    if event.reason == "SnapshotContentMissing":  # as between the making of our copy of a snapshot and of its content
+        return _Rank.UNWELL
     about_a_claim = event.reason == "FailedScheduling" and "persistentvolumeclaim" in event.message.lower()
     return _Rank.UNWELL if about_a_claim else _Rank.WARNING  # the claim itself tells why (contract §13.11)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.exposers.contract import Waiting
 from agent.kube.codec import JsonObject
-from agent.kube.resource import EVENTS, PERSISTENT_VOLUME_CLAIMS
+from agent.kube.resource import EVENTS, PERSISTENT_VOLUME_CLAIMS, VOLUME_SNAPSHOTS
 from tests.unit.exposers.csi_kit import JOB, NAME, VELERO, World
 
 
@@ -45,7 +45,19 @@ async def test_the_diagnosis_begins_with_the_claim_when_its_provisioner_is_away(
         "message": "Waiting for a volume to be created by the external provisioner",
     }
     world.kube.put_raw(EVENTS, event)
+    # What the snapshot controller says of our copy of a snapshot until its content is there is past.
+    copy = await world.kube.get(VOLUME_SNAPSHOTS, JOB)
+    missing: JsonObject = {
+        **event,
+        "metadata": {"name": "missing", "namespace": VELERO},
+        "involvedObject": {"kind": "VolumeSnapshot", "name": NAME, "uid": copy.metadata.uid},
+        "type": "Warning",
+        "reason": "SnapshotContentMissing",
+        "message": "VolumeSnapshotContent is missing",
+    }
+    world.kube.put_raw(EVENTS, missing)
     facts = await world.exposer().diagnose(await world.job())
+    assert any("SnapshotContentMissing" in fact for fact in facts)
     assert facts[0].startswith(f"PersistentVolumeClaim {JOB}: ExternalProvisioning: Waiting for a volume")
 
 
