@@ -165,7 +165,7 @@ def test_api_server_away_for_a_minute_while_data_moves(
         gate.open()
         time.sleep(45)
     app.cluster.wait("the API server answers", 60, lambda: _answers(app.cluster))
-    ended = job.wait_for("Completed", seconds=60)
+    ended = job.wait_for("Completed", seconds=150)
     assert ended["status"]["startTimestamp"] == started
     # The server's idea of what the cluster serves may be from the moment when not all of it was served again.
     velero.restart()
