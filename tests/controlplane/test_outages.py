@@ -11,6 +11,10 @@ import threading
 
 import pytest
 
+from agent.kube.job import Phase
+from agent.kube.resource import DATA_UPLOADS
+from agent.testing.control_plane_velero import NAMESPACE
+from tests.controlplane.backups import of_backup
 from tests.controlplane.cluster import Cluster
 from tests.controlplane.transfers import assert_completed, in_progress, slow_application
 
@@ -20,7 +24,13 @@ def test_check_23_velero_starts_again_while_data_moves(cluster: Cluster) -> None
     namespace = slow_application(cluster)
     backup = cluster.back_up("--snapshot-move-data", namespace=namespace, wait=False)
     waiting = "WaitingForPluginOperations"
-    cluster.eventually("data moves", lambda: cluster.velero.phase("backup", backup) == waiting)
+    cluster.eventually("the backup waits", lambda: cluster.velero.phase("backup", backup) == waiting)
+
+    def moving() -> bool:
+        uploads = cluster.objects(DATA_UPLOADS, NAMESPACE, of_backup(backup))
+        return [upload.status.phase for upload in uploads] == [Phase.IN_PROGRESS]
+
+    cluster.eventually("data moves", moving)  # a server that is killed while it makes a repository leaves it unusable
     cluster.velero.server.kill()
     cluster.velero.server.start()
     cluster.wait_ended("backup", backup)
