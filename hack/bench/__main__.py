@@ -41,19 +41,29 @@ class Sample:
     exit_status: int
 
 
-class Bench:
-    """One run over some data sets on one store."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the repositories of one round lie, and who counts requests to them."""
 
-    def __init__(self, work: Path, store: tools.Store, results: Path, server: SeaweedServer | None) -> None:
+    store: tools.Store
+    server: SeaweedServer | None = None
+
+    def requests(self) -> dict[str, int]:
+        """So far, by kind; of a folder there are none."""
+        return self.server.request_counts() if self.server else {}
+
+
+class Bench:
+    """One run over some data sets on one kind of store."""
+
+    def __init__(self, work: Path, kind: str, results: Path) -> None:
         self._work = work
-        self._store = store
+        self._kind = kind
         self._results = results
-        self._server = server
         self._kopia = subprocess.run(
             [Path(__file__).parents[1] / "tool", "kopia"], stdout=subprocess.PIPE, text=True, check=True
         ).stdout.strip()
         self._restic = tools.find("restic", "RESTIC")
-        self._kind = "s3" if store.is_s3 else "local"
 
     def done(self, dataset: str) -> set[int]:
         """Rounds of this data set that are complete in the results file."""
@@ -72,30 +82,32 @@ class Bench:
         number = 0
         while number < rounds:
             if number not in self.done(dataset):
-                longest = self._round(dataset, source, number)
+                with _place(self._kind, self._work) as place:
+                    longest = self._round(dataset, source, number, place)
                 if longest > LONG_S:
                     rounds = min(rounds, ROUNDS_WHEN_LONG)
             number += 1
 
-    def _tools(self, dataset: str, number: int) -> list[tools.Tool]:
+    def _tools(self, dataset: str, number: int, store: tools.Store) -> list[tools.Tool]:
         shutil.rmtree(self._work / "home", ignore_errors=True)
         home = self._work / "home"
         run_id = f"{dataset}-{self._kind}-{number}"
         entrants: list[tools.Tool] = [
-            tools.Lighter(self._store, home / "lighter", f"lighter-{run_id}"),
-            tools.Kopia(self._kopia, self._store, home / "kopia", f"kopia-{run_id}"),
-            tools.Restic(self._restic, self._store, home / "restic", f"restic-{run_id}"),
+            tools.Lighter(store, home / "lighter", f"lighter-{run_id}"),
+            tools.Kopia(self._kopia, store, home / "kopia", f"kopia-{run_id}"),
+            tools.Restic(self._restic, store, home / "restic", f"restic-{run_id}"),
         ]
         turn = number % len(entrants)
         return entrants[turn:] + entrants[:turn]
 
-    def _round(self, dataset: str, source: Path, number: int) -> float:
+    def _round(self, dataset: str, source: Path, number: int, place: Place) -> float:
         alone = datasets.ALL[dataset].memory_only
-        entrants = [tool for tool in self._tools(dataset, number) if tool.name == "lighterage" or not alone]
+        entrants = [
+            tool for tool in self._tools(dataset, number, place.store) if tool.name == "lighterage" or not alone
+        ]
         samples: list[Sample] = []
         target = self._work / "restored"
         for tool in entrants:
-            shutil.rmtree(self._store.folder / tool.prefix, ignore_errors=True)
             for command in tool.create():
                 subprocess.run(command, env=dict(tool.environment()), check=True, capture_output=True)
         for action in ("first", "unchanged", "changed", "restore"):
@@ -104,25 +116,31 @@ class Bench:
             for tool in entrants:
                 shutil.rmtree(target, ignore_errors=True)
                 command = tool.restore(source, target) if action == "restore" else tool.backup(source)
-                samples.append(self._measure(dataset, action, tool.name, number, command, dict(tool.environment())))
+                environment = dict(tool.environment())
+                samples.append(self._measure(dataset, action, tool.name, number, command, environment, place))
         shutil.rmtree(target, ignore_errors=True)
         if not alone:
             copy = ["cp", "-a", str(source), str(target)]
-            samples.append(self._measure(dataset, "restore", "cp -a", number, copy, {"PATH": "/usr/bin:/bin"}))
+            samples.append(self._measure(dataset, "restore", "cp -a", number, copy, {"PATH": "/usr/bin:/bin"}, place))
             shutil.rmtree(target, ignore_errors=True)
-        for tool in entrants:
-            shutil.rmtree(self._store.folder / tool.prefix, ignore_errors=True)
         with self._results.open("a") as out:
             out.writelines(json.dumps(asdict(sample)) + "\n" for sample in samples)
         return max(sample.wall_s for sample in samples)
 
     def _measure(
-        self, dataset: str, action: str, tool: str, number: int, command: list[str], environment: dict[str, str]
+        self,
+        dataset: str,
+        action: str,
+        tool: str,
+        number: int,
+        command: list[str],
+        environment: dict[str, str],
+        place: Place,
     ) -> Sample:
         sampler.drop_page_cache()
-        before = self._server.request_counts() if self._server else {}
+        before = place.requests()
         usage = sampler.measure(command, environment, self._work)
-        after = self._server.request_counts() if self._server else {}
+        after = place.requests()
         if usage.exit_status != 0:
             raise SystemExit(
                 f"bench: {tool} failed ({usage.exit_status}): {' '.join(command)}; see {self._work}/stderr.log"
@@ -145,7 +163,7 @@ class Bench:
             usage.peak_bytes,
             usage.peak_file_bytes,
             requests,
-            _folder_bytes(self._store.folder),
+            _folder_bytes(place.store.folder),
             usage.exit_status,
         )
 
@@ -155,17 +173,20 @@ def _folder_bytes(folder: Path) -> int:
 
 
 @contextmanager
-def _store(kind: str, work: Path) -> Iterator[tuple[tools.Store, SeaweedServer | None]]:
+def _place(kind: str, work: Path) -> Iterator[Place]:
+    """An empty one: what a server was told to delete it keeps for hours, and three tools write 4 GiB each."""
     folder = work / "store"
-    folder.mkdir(parents=True, exist_ok=True)
-    if kind == "local":
-        yield tools.Store(folder), None
-        return
-    shutil.rmtree(folder / "seaweed", ignore_errors=True)
-    (folder / "seaweed").mkdir()
-    with SeaweedServer(folder / "seaweed") as server:
-        server.create_bucket("bench")
-        yield tools.Store(folder, server.endpoint, server.access_key, server.secret_key), server
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        if kind == "local":
+            yield Place(tools.Store(folder))
+            return
+        with SeaweedServer(folder) as server:
+            server.create_bucket("bench")
+            yield Place(tools.Store(folder, server.endpoint, server.access_key, server.secret_key), server)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
@@ -188,10 +209,9 @@ def main() -> None:
             return
     results = options.work / "results.jsonl"
     if not options.report_only:
-        with _store(options.store, options.work) as (store, server):
-            bench = Bench(options.work, store, results, server)
-            for row in options.row or list(datasets.ALL):
-                bench.run(row, options.rounds)
+        bench = Bench(options.work, options.store, results)
+        for row in options.row or list(datasets.ALL):
+            bench.run(row, options.rounds)
     kopia = subprocess.run(
         [Path(__file__).parents[1] / "tool", "kopia"], stdout=subprocess.PIPE, text=True, check=True
     ).stdout.strip()
