@@ -6,7 +6,6 @@ from typing import Annotated
 
 import click
 import msgspec
-from click.core import ParameterSource
 
 from agent.base.errors import ConfigurationError
 from agent.cli.agent_jobs import cancel, jobs, pause, resume
@@ -15,7 +14,7 @@ from agent.cli.agent_snapshots import cat, ls, restore
 from agent.cli.agent_state import limits, status
 from agent.cli.agent_watch import watch
 from agent.cli.console import json_result, print_json, print_table
-from agent.cli.go_flags import GoDuration, comma_list, ignored_flags, ignored_given
+from agent.cli.go_flags import GoDuration, comma_list, given_in_vain, ignored_flags
 from agent.cli.options import log_options
 from agent.server.flags import (
     DEFAULT_CONTROL_SOCKET,
@@ -186,9 +185,6 @@ def run(
         raise ConfigurationError(
             "the name of the node is not known", hint="set NODE_NAME by the field spec.nodeName, or give --node"
         )
-    without_effect = ignored_given(context)
-    if context.get_parameter_source("resource_timeout") is ParameterSource.COMMANDLINE:
-        without_effect = (*without_effect, "--resource-timeout")
     flags = AgentFlags(
         node=node,
         namespace=namespace,
@@ -211,7 +207,7 @@ def run(
         control_key=control_key,
         control_client_ca=control_client_ca,
         termination_grace=termination_grace,
-        without_effect=without_effect,
+        without_effect=given_in_vain(context),
     )
     if check:
         _check(flags, as_json)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import click
+from click.core import ParameterSource
 
 _C = TypeVar("_C", bound=Callable[..., object])
 _NS = 1e9
-_GIVEN = "agent.cli.go_flags.ignored"
 
 
 class GoDuration(click.ParamType[float]):
@@ -42,31 +42,25 @@ def comma_list(_ctx: click.Context, _param: click.Parameter, values: tuple[str, 
 
 
 def ignored_flags(names: Iterable[str]) -> Callable[[_C], _C]:
-    """Hidden options that are taken, with a value or without one, and left alone; see `ignored_given`."""
+    """Hidden options that are taken, with a value or without one, and left alone."""
 
     def decorate(command: _C) -> _C:
         for name in names:
             declarations = [f"-{name}", "--v"] if len(name) == 1 else [f"--{name}"]
             command = click.option(
-                *declarations,
-                is_flag=False,
-                flag_value="true",
-                hidden=True,
-                expose_value=False,
-                multiple=True,
-                callback=_remember,
+                *declarations, is_flag=False, flag_value="true", hidden=True, expose_value=False, multiple=True
             )(command)
         return command
 
     return decorate
 
 
-def ignored_given(context: click.Context) -> tuple[str, ...]:
-    """Those of `ignored_flags` that are on the command line."""
-    given: list[str] = context.meta.get(_GIVEN, [])
-    return tuple(sorted(given))
-
-
-def _remember(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> None:
-    if values:
-        context.meta.setdefault(_GIVEN, []).append(max(param.opts, key=len))
+def given_in_vain(context: click.Context) -> tuple[str, ...]:
+    """Options on the command line whose values the command does not get."""
+    return tuple(
+        sorted(
+            max(param.opts, key=len)
+            for param in context.command.params
+            if not param.expose_value and context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        )
+    )

@@ -77,10 +77,10 @@ def test_every_flag_of_the_stock_agent_is_taken_in_both_forms(started: list[Agen
             "--colorized",
             "--log_file_max_size",
             "--logtostderr",
+            "--resource-timeout",
             "--stderrthreshold",
             "--v",
             "--vmodule",
-            "--resource-timeout",
         ),
     )
     assert started == [expected, expected]
