@@ -75,8 +75,7 @@ def proxy_with_password(environ: Mapping[str, str], url: str) -> str:
     proxy = environ.get(name) or environ.get(name.upper()) or ""
     if "@" not in proxy:
         return ""
-    excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    return "" if is_excepted(excepted, parts.hostname or "") else proxy
+    return "" if is_excepted(environ, parts.hostname or "") else proxy
 
 
 def _read(path: str, name: str) -> bytes | None:

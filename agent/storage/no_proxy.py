@@ -6,10 +6,12 @@ Python's libraries know names and domains in it only. Clusters name networks the
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 
 
-def is_excepted(no_proxy: str, host: str) -> bool:
+def is_excepted(environ: Mapping[str, str], host: str) -> bool:
     """Whether an item is about `host`: everything, its name or address, a domain or a network that it is in."""
+    no_proxy = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     return any(_covers(item.strip().lower(), host.lower()) for item in no_proxy.split(","))
 
 

@@ -91,8 +91,7 @@ def _proxies(config: S3Config, environ: Mapping[str, str]) -> dict[str, str] | N
     if config.proxy:
         return {"http": config.proxy, "https": config.proxy}
     host = urlsplit(config.endpoint).hostname or ""
-    excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    return {} if host and is_excepted(excepted, host) else None
+    return {} if host and is_excepted(environ, host) else None
 
 
 def _is_plain(config: S3Config) -> bool:

@@ -27,4 +27,4 @@ from agent.storage.no_proxy import is_excepted
     ],
 )
 def test_names_domains_addresses_and_networks_are_excepted(no_proxy: str, host: str, excepted: bool) -> None:
-    assert is_excepted(no_proxy, host) is excepted
+    assert is_excepted({"NO_PROXY": no_proxy}, host) is excepted
