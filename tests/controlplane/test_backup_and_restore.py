@@ -234,14 +234,8 @@ def test_check_07_a_block_device_comes_back_byte_by_byte(cluster: Cluster) -> No
 
 @pytest.mark.check(32)
 def test_check_32_pod_volumes_go_out_and_come_back_and_the_pod_starts(cluster: Cluster) -> None:
-    namespace = cluster.namespace()
-    cluster.claim(namespace, "data")
-    cluster.pod(namespace, "app", ["data"], volumes=[{"name": "scratch", "emptyDir": {}}])
-    (cluster.storage.volume_of(namespace, "data") / "file").write_bytes(b"x" * 300_000)
-    app = cluster.wait_running(namespace, "app")
-    (
-        cluster.nodes.pods_folder(app.spec.node_name) / app.metadata.uid / "volumes/kubernetes.io~empty-dir/scratch/s"
-    ).touch()
+    namespace, scratch = pod_volumes(cluster)
+    (scratch / "s").touch()
 
     backup = cluster.back_up(*BY_FILES, namespace=namespace)
     assert cluster.velero.phase("backup", backup) == "Completed"
