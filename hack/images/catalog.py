@@ -9,10 +9,10 @@ from pathlib import Path
 
 from hack.images.archive import Config, write_archive
 from hack.images.layer import Recipe, make_layer
-from hack.images.program_layers import busybox, programs, system_files
+from hack.images.program_layers import busybox, linked_program, programs, system_files
 from hack.images.python_layers import interpreter, project, requirements
 from hack.node.layout import Layout
-from hack.node.tools import CSI_SIDE_CARS, seaweedfs, tool
+from hack.node.tools import CSI_SIDE_CARS, nginx, seaweedfs, tool
 
 AGENT = "docker.io/lighterage/lighterage:dev"
 VELERO = "docker.io/velero/velero:v1.18.2"
@@ -41,7 +41,7 @@ IMAGES = {
     "workload": Image(
         WORKLOAD,
         Config(command=["sh"], environment=_PATH | {"PYTHONDONTWRITEBYTECODE": "1"}),
-        lambda: [system_files(), busybox(), interpreter()],
+        lambda: [system_files(), busybox(), interpreter(), linked_program("/usr/sbin/nginx", nginx())],
     ),
     "pause": Image(
         PAUSE,

@@ -1,4 +1,4 @@
-"""Layers of static programs: what needs no more than a file and a few folders."""
+"""Layers of programs: static ones, which need no more than a file and a few folders, and some that load libraries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hack.images.layer import Recipe, hash_of
+from hack.images.libraries import copy_libraries, linked
 
 _USERS = {"root": (0, "/"), "nonroot": (65532, "/home/nonroot")}
 
@@ -61,3 +62,16 @@ def busybox() -> Recipe:
                 (root / "bin" / applet).symlink_to("busybox")
 
     return Recipe("busybox", hash_of(source, Path(__file__)), fill)
+
+
+def linked_program(place: str, source: Path) -> Recipe:
+    """A program at its place in the image, with the shared libraries that it loads."""
+
+    def fill(root: Path) -> None:
+        target = root / place.lstrip("/")
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(source, target)
+        target.chmod(0o755)
+        copy_libraries(root, linked([target]))
+
+    return Recipe(source.name, hash_of(place, source, Path(__file__)), fill)

@@ -8,17 +8,16 @@ checked against their source: the agent starts in less time, and runs with a rea
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from hack.images.layer import Recipe, hash_of
+from hack.images.libraries import copy_libraries, linked, strip
 from hack.images.packages import BIN, LIBRARY, PACKAGES, VERSION, compile_below, prune, write_commands
 from hack.node.layout import ROOT
 
@@ -73,8 +72,8 @@ def interpreter() -> Recipe:
         shutil.copytree(library, root / LIBRARY, ignore=shutil.ignore_patterns(*_LIBRARY_LEFT_OUT), symlinks=True)
         compile_below(root, root / LIBRARY)
         binaries = [root / BIN / VERSION, *(root / LIBRARY).rglob("*.so")]
-        _strip(*binaries)
-        _copy_libraries(root, _linked(binaries))
+        strip(*binaries)
+        copy_libraries(root, linked(binaries))
         if bundle := next(filter(Path.exists, _CA_BUNDLES), None):
             (root / "etc/ssl/certs").mkdir(parents=True)
             shutil.copyfile(bundle, root / "etc/ssl/certs/ca-certificates.crt")
@@ -90,9 +89,9 @@ def requirements() -> Recipe:
         packages = root / PACKAGES
         _pip("install", "--no-deps", "--only-binary=:all:", "--no-compile", "--target", packages, "-r", lock)
         prune(packages)
-        _strip(*packages.rglob("*.so"))
+        strip(*packages.rglob("*.so"))
         compile_below(root, packages)
-        _copy_libraries(root, _linked(packages.rglob("*.so*")), beyond=interpreter_libraries())
+        copy_libraries(root, linked(packages.rglob("*.so*")), beyond=interpreter_libraries())
 
     return Recipe("requirements", hash_of(sys.version, lock, _HERE), fill)
 
@@ -134,39 +133,7 @@ def _pip(*arguments: str | Path, environment: dict[str, str] | None = None) -> N
     subprocess.run(command, check=True, env={**os.environ, **(environment or {})}, stdout=sys.stderr)
 
 
-def _strip(*binaries: Path) -> None:
-    """Remove symbols that no loader needs; libraries that wheels bundle are left as their makers arranged them."""
-    for binary in binaries:
-        subprocess.run(["strip", "--strip-unneeded", binary], check=False, stderr=subprocess.DEVNULL)
-
-
 def interpreter_libraries() -> set[Path]:
     """What the interpreter's layer links to, and holds already."""
     extensions = Path(sysconfig.get_path("platstdlib")) / "lib-dynload"
-    return _linked([Path(sys.executable).resolve(), *extensions.glob("*.so")])
-
-
-def _linked(binaries: Iterable[Path]) -> set[Path]:
-    """The shared libraries of the system that binaries load, the loader included."""
-    listed = subprocess.run(
-        ["ldd", *binaries], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
-    )
-    found = re.findall(r"(?:=> |^\t)(/\S+) \(0x", listed.stdout, re.MULTILINE)
-    return {Path(path) for path in found}
-
-
-def _copy_libraries(root: Path, libraries: set[Path], beyond: Iterable[Path] = ()) -> None:
-    """Each where the loader looks: its place here, or among the system's when it came with the interpreter."""
-    triplet = sysconfig.get_config_var("MULTIARCH") or ""
-    known = set(beyond)
-    for library in sorted(libraries):
-        if library in known or library.is_relative_to(root):
-            continue
-        of_interpreter = library.is_relative_to(_PREFIX)
-        place = Path("/lib") / triplet / library.name if of_interpreter else library
-        target = root / place.relative_to("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(library, target)
-        target.chmod(0o755)
-        if of_interpreter:
-            _strip(target)
+    return linked([Path(sys.executable).resolve(), *extensions.glob("*.so")])

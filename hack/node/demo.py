@@ -1,6 +1,6 @@
 """`make cluster-demo`: a shop loses its namespace and gets it back; told with what each step took.
 
-A web server with content, and a writer that appends to a ledger as a data base does to its log: each record carries
+nginx with content, and a writer that appends to a ledger as a data base does to its log: each record carries
 the hash of the one before it, so that a hole or a torn record shows. Velero backs both up with `--snapshot-move-data`,
 the namespace is deleted, Velero restores it, and everything is compared. At the end the agent's own metrics.
 """
@@ -21,7 +21,7 @@ from tests.e2e.velero import Movement, Velero
 from tests.e2e.workload import Content, Volume, Workload, differences
 
 NAMESPACE = "shop"
-_LEDGER = (Path(__file__).parent / "manifests" / "ledger.py").read_text()
+_STORY = Path(__file__).parent / "manifests"
 _SHOWN = re.compile(
     r"lighterage_(read|reused|written|uploaded|downloaded)_bytes_total|"
     r"lighterage_(files|jobs_ended|storage_requests|volume_bytes)_total|lighterage_job_phase_duration_seconds_sum"
@@ -29,19 +29,24 @@ _SHOWN = re.compile(
 
 
 class Shop(Workload):
-    """The application: its pod serves /data/site and runs the ledger's writer."""
+    """The application: nginx in its pod serves /data/site, and the ledger's writer runs."""
 
     def start_serving(self) -> None:
-        self.shell("httpd -p 8080 -h /data/site")
+        self._put("nginx.conf")
+        self.shell("nginx -c /tmp/nginx.conf -e /tmp/nginx.log")
 
     def write_ledger(self) -> None:
-        self.cluster.execute(NAMESPACE, "app", "sh", "-c", "cat >/tmp/ledger.py", given=_LEDGER)
+        self._put("ledger.py")
         self.shell("python3 /tmp/ledger.py write /data/ledger/log >/dev/null 2>&1 &")
 
     def check_ledger(self) -> int:
         """How many records there are, all of them whole."""
-        self.cluster.execute(NAMESPACE, "app", "sh", "-c", "cat >/tmp/ledger.py", given=_LEDGER)
+        self._put("ledger.py")
         return int(self.shell("python3 /tmp/ledger.py check /data/ledger/log"))
+
+    def _put(self, name: str) -> None:
+        """A file of the story, into /tmp of the pod."""
+        self.cluster.execute(NAMESPACE, "app", "sh", "-c", f"cat >/tmp/{name}", given=(_STORY / name).read_text())
 
     def get(self, page: str) -> str:
         return self.shell(f"wget -q -O- http://127.0.0.1:8080/{page}")
@@ -53,7 +58,7 @@ def main() -> None:
     shop = Shop(cluster, NAMESPACE, [Volume("site"), Volume("ledger")])
     name = f"shop-{int(time.time())}"
     cluster.delete_namespaces([NAMESPACE])
-    with told("The shop opens: a web server with 400 files, a ledger that grows with every sale"):
+    with told("The shop opens: nginx with 400 files, a ledger that grows with every sale"):
         shop.deploy()
         shop.make("site", "small", "odd", seed=1)
         shop.shell("echo '<h1>Lighters for sale</h1>' >/data/site/index.html")

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from hack.node.layout import ROOT
+from hack.node.layout import ROOT, Layout
 
 SYSTEM: Final = {
     "etcd": "etcd-server",
@@ -83,6 +83,20 @@ def system(name: str) -> Path:
 def seaweedfs() -> Path:
     """The S3 server, from the interpreter's own environment."""
     return Path(sys.executable).parent / "weed"
+
+
+@cache
+def nginx() -> Path:
+    """The web server of the demonstration: Debian's package is only unpacked; installed, it would serve here.
+
+    Raises `MissingTool`.
+    """
+    folder = Layout.of_environment().base / "packages"
+    found = folder / "usr" / "sbin" / "nginx"
+    command = [str(ROOT / "hack" / "system-packages"), "--unpack", str(folder), "nginx"]
+    if not found.exists() and subprocess.run(command, check=False).returncode:
+        raise MissingTool("the package nginx cannot be had")
+    return found
 
 
 def search_path(tools: Iterable[str] = ("kubectl", "velero")) -> str:
