@@ -31,12 +31,15 @@ from agent.testing.control_plane_process import tied
 
 ACCESS_KEY = "lighterage"
 SECRET_KEY = "lighterage-on-loopback"  # noqa: S105  # of a throw-away server
+KMS_KEY = "alias/seaweedfs-default"
+"""The one key of the server's own key service."""
 
 _STARTS = 3
 _START_SECONDS = 60.0
 _PORTS = range(20_000, 30_000)
 """Below those that the system gives to connections, which anybody may be given before a server listens."""
 _BYTES = {"Content-Type": "application/octet-stream"}
+_KEY_SERVICE = {"default_provider": "local", "providers": {"local": {"type": "local"}}}
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
@@ -104,7 +107,13 @@ class _Server:
         command = tied(self._command())
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, "WEED_S3_SSE_KEY": self.secret_key},
+                start_new_session=True,
             )
         deadline = time.monotonic() + _START_SECONDS
         while not self._ready():
@@ -144,7 +153,10 @@ class _Server:
 
 
 class SeaweedServer(_Server):
-    """SeaweedFS: master, volume server, filer and S3 gateway in one process."""
+    """SeaweedFS: master, volume server, filer and S3 gateway in one process.
+
+    It encrypts what it is asked to: AES256, and aws:kms with `KMS_KEY`, which is another one after each start.
+    """
 
     program = "weed"
 
@@ -181,7 +193,7 @@ class SeaweedServer(_Server):
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
         config = self.folder / "s3.json"
-        config.write_text(json.dumps({"identities": [identity]}))
+        config.write_text(json.dumps({"identities": [identity], "kms": _KEY_SERVICE}))
         ports = free_ports(9)
         self.port, self._filer_port, self._metrics_port = ports[0], ports[1], ports[8]
         names = ("s3", "filer", "master", "volume")

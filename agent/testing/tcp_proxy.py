@@ -39,10 +39,13 @@ class TcpProxy:
         *,
         host: str = "127.0.0.1",
         tls: ssl.SSLContext | None = None,
+        listen_up: Callable[[], Callable[[bytes], None]] | None = None,
     ) -> None:
+        """`listen_up` makes, for each connection, what is given all bytes before they go to the server."""
         self._target_port = target_port
         self._host = host
         self._tls = tls
+        self._listen_up = listen_up
         self.faults = faults or TcpFaults()
         self.connections = 0
         """Accepted so far."""
@@ -94,7 +97,15 @@ class TcpProxy:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         writer.transport.set_write_buffer_limits(high=1, low=0)  # 0 would pause TLS for ever
         directions = (
-            asyncio.ensure_future(_pump(reader, up_writer, self._count_up, cut=faults.cut_up_after)),
+            asyncio.ensure_future(
+                _pump(
+                    reader,
+                    up_writer,
+                    self._count_up,
+                    cut=faults.cut_up_after,
+                    hear=self._listen_up and self._listen_up(),
+                )
+            ),
             asyncio.ensure_future(
                 _pump(
                     up_reader,
@@ -130,9 +141,12 @@ async def _pump(
     cut: int,
     stall: int = -1,
     corrupt: int = -1,
+    hear: Callable[[bytes], None] | None = None,
 ) -> None:
     position = 0
     while data := await reader.read(65536):
+        if hear:
+            hear(data)
         end = position + len(data)
         if position <= corrupt < end:
             i = corrupt - position

@@ -1,4 +1,4 @@
-"""Storage locations as people configure them: keys and certificates of their own, read-only.
+"""Storage locations as people configure them: keys, certificates and encryption of their own, read-only.
 
 Numbers are those of the contract's acceptance list (§12).
 """
@@ -12,6 +12,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
@@ -19,8 +20,12 @@ from agent.kube.job import Phase
 from agent.kube.resource import DATA_UPLOADS
 from agent.kube.selector import Selector
 from agent.testing.control_plane_velero import NAMESPACE
+from agent.testing.recording_proxy import RecordingProxy, RequestHead
+from agent.testing.s3_server import KMS_KEY
 from agent.testing.tcp_proxy import TcpProxy
 from tests.controlplane.cluster import Cluster
+
+ProxyT = TypeVar("ProxyT", bound=TcpProxy)
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +39,17 @@ def https(whole_cluster: Cluster) -> Iterator[str]:
 
 
 @contextmanager
-def running(proxy: TcpProxy) -> Iterator[TcpProxy]:
+def running(proxy: ProxyT) -> Iterator[ProxyT]:
     """A proxy in a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxy")
     thread.start()
     try:
         asyncio.run_coroutine_threadsafe(proxy.__aenter__(), loop).result(10)
-        yield proxy
-        asyncio.run_coroutine_threadsafe(proxy.__aexit__(None, None, None), loop).result(10)
+        try:
+            yield proxy
+        finally:
+            asyncio.run_coroutine_threadsafe(proxy.__aexit__(None, None, None), loop).result(10)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -99,6 +106,42 @@ def assert_goes_out_and_comes_back(cluster: Cluster, name: str) -> None:
 def test_check_42_keys_and_profile_of_its_own_and_a_restore_once_it_is_read_only(cluster: Cluster) -> None:
     location(cluster, "own-keys", cluster.s3.endpoint)
     assert_goes_out_and_comes_back(cluster, "own-keys")
+
+
+@pytest.mark.check(42)
+@pytest.mark.parametrize(
+    ("config", "headers"),
+    [
+        ({"serverSideEncryption": "AES256"}, {"x-amz-server-side-encryption": "AES256"}),
+        (
+            {"serverSideEncryption": "aws:kms", "kmsKeyId": KMS_KEY},
+            {
+                "x-amz-server-side-encryption": "aws:kms",
+                "x-amz-server-side-encryption-aws-kms-key-id": KMS_KEY,
+            },
+        ),
+    ],
+    ids=["AES256", "aws-kms"],
+)
+def test_check_42_each_request_that_writes_asks_for_the_encryption_of_the_location(
+    cluster: Cluster, config: dict[str, str], headers: dict[str, str]
+) -> None:
+    with running(RecordingProxy(cluster.s3.port)) as proxy:
+        name = f"encrypted-{config['serverSideEncryption'].replace(':', '-').lower()}"
+        location(cluster, name, proxy.endpoint, **config)
+        assert_goes_out_and_comes_back(cluster, name)
+        cluster.velero.cli("backup-location", "delete", name, "--confirm")
+    ours = [request for request in proxy.requests if "boto" in request.headers["user-agent"].lower()]
+    writing = [request for request in ours if writes_an_object(request)]
+    reading = [request for request in ours if request.method == "GET"]
+    assert len(writing) >= 3 and reading  # a pack, its index, the snapshot
+    assert [request for request in writing if not headers.items() <= request.headers.items()] == []
+    assert [request for request in reading if request.headers.keys() & headers.keys()] == []
+
+
+def writes_an_object(request: RequestHead) -> bool:
+    """A part of an upload is encrypted as its first request asked for."""
+    return (request.method == "PUT" and "uploadId=" not in request.target) or request.target.endswith("?uploads")
 
 
 @pytest.mark.slow
