@@ -25,10 +25,10 @@ _SHORTEST_IN_FILE = 8
 
 
 class Redactor:
-    """Takes the secrets of one job out of texts."""
+    """Takes the secrets of one job out of texts, those that were replaced while it ran too."""
 
-    def __init__(self, secrets: Secrets) -> None:
-        self._words = sorted(set(secret_words(secrets)), key=len, reverse=True)
+    def __init__(self, *secrets: Secrets) -> None:
+        self._words = sorted({word for known in secrets for word in secret_words(known)}, key=len, reverse=True)
         self.longest = max(map(len, self._words), default=0)
         """Characters of the longest secret."""
 

@@ -13,7 +13,7 @@ import asyncio
 import random
 import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -21,12 +21,16 @@ import structlog
 
 from agent.base.clock import Clock
 from agent.base.errors import (
+    AccessDenied,
     CanceledError,
+    ConfigurationError,
     LighterageError,
+    LocationInvalid,
     MoverCrashed,
     MoverOutOfMemory,
     MoverProtocolError,
     MoverUnavailable,
+    TokenExpired,
 )
 from agent.kube.api import KubeApi
 from agent.kube.informer import Informer
@@ -69,6 +73,7 @@ from agent.movers.spec import (
 )
 from agent.movers.supervisor import JobCallbacks
 
+_LOOK_SECONDS = 1.0
 _MEMORY_HINT = "raise podResources.memoryLimit of mover pods, or lower the number of threads of a job"
 
 
@@ -96,6 +101,8 @@ class PodOptions:
     """For the job: as long as an agent takes to give up a pod that it prepared."""
     progress: float = 10.0
     """Between two events of progress, which come also when nothing moves."""
+    renewal: float = 90.0
+    """Until a Secret that was replaced is in the pod: the kubelet looks about once a minute."""
     stop_grace: float = 20.0
     """That a job may take to save what it has once the pod is told to end; the kubelet's patience is longer."""
 
@@ -119,8 +126,9 @@ class PodWorker:
         cache_dir: str = "",
         options: PodOptions | None = None,
     ) -> None:
-        """`secrets` are read when there is a job; `leave` writes the termination message; `stopped` is SIGTERM.
+        """`leave` writes the termination message; `stopped` is SIGTERM.
 
+        `secrets` are read when there is a job, and again when the store refuses them;
         `was_out_of_memory` tells whether the kernel killed something in this container for want of memory;
         `cache_dir` counts instead of the job's, which is a folder of the agent.
         """
@@ -186,7 +194,7 @@ class PodWorker:
         secrets = self._secrets(spec.location)
         self._redact = Redactor(secrets)
         await self._tell(STARTED_REASON, self._title("started"))
-        work = asyncio.create_task(self._work(spec, secrets))
+        work = asyncio.create_task(self._work_with_what_is_mounted(spec, secrets))
         patience = asyncio.create_task(self._patience())
         try:
             await asyncio.wait((work, patience), return_when=asyncio.FIRST_COMPLETED)
@@ -209,6 +217,31 @@ class PodWorker:
     async def _patience(self) -> None:
         await self._stopped.wait()
         await self._clock.sleep(self._options.stop_grace)
+
+    async def _work_with_what_is_mounted(self, spec: JobSpec, secrets: Secrets) -> JobResult:
+        """Go on with other secrets when the store refuses the ones that it was begun with, and they were replaced."""
+        known = [secrets]
+        while True:
+            try:
+                return await self._work(spec, known[-1])
+            except (AccessDenied, TokenExpired) as error:
+                if (other := await self._others(spec.location, known[-1])) is None:
+                    raise
+                self._say("warning", f"goes on with new credentials; those that were replaced: {error.message}")
+                known.append(other)
+                self._redact = Redactor(*known)
+
+    async def _others(self, location: UrlLocation | S3Location, refused: Secrets) -> Secrets | None:
+        """What is mounted instead of secrets that are refused; waited for where the store had taken them before."""
+        patience = self._options.renewal if self._progress.bytes_done else 0.0
+        deadline = self._clock.monotonic() + patience
+        while True:
+            with suppress(ConfigurationError, LocationInvalid):  # half replaced
+                if (mounted := self._secrets(location)) != refused:
+                    return mounted
+            if self._clock.monotonic() >= deadline or self._why_to_end() is not None:
+                return None
+            await self._clock.sleep(_LOOK_SECONDS)
 
     async def _work(self, spec: JobSpec, secrets: Secrets) -> JobResult:
         callbacks = JobCallbacks(on_log=self._log, on_metric=self._counters.take)

@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from agent.base.errors import (
+    AccessDenied,
     CanceledError,
     ConfigurationError,
     KubeUnavailable,
@@ -35,9 +36,11 @@ from agent.movers.pod_protocol import (
 )
 from agent.observe.log import job_fields
 from agent.server.rights import MOVER_RIGHTS
-from agent.testing.fake_movers import Script
+from agent.testing.fake_movers import FakeMovers, Script
 from tests.unit.movers.moving_kit import SECRETS
 from tests.unit.movers.pod_kit import BACKUP, KEY, NAME, RESTORE, PodCluster
+
+NEW_SECRETS = msgspec.structs.replace(SECRETS, access_key="AKIAOTHER", secret_key="another-key-of-the-store")
 
 
 async def with_job(spec=BACKUP, **script):
@@ -168,6 +171,71 @@ async def test_secrets_that_are_not_mounted_are_named():
     with pytest.raises(ConfigurationError):
         await worker.run()
     assert "configuration.invalid" in cluster.messages[-1]
+
+
+REFUSED = AccessDenied("PUT: the access key does not exist")
+
+
+class Rotation:
+    """Keys that the store takes no more after a while, and a kubelet that mounts the new ones after another."""
+
+    def __init__(self, cluster, *, refused_after=5.0, mounted_after=60.0):
+        self.used, self._cluster, self._start = [], cluster, cluster.clock.monotonic()
+        self._mounted_after = mounted_after
+        cluster.world.script = lambda _: Script(error=REFUSED, seconds=refused_after) if self._refuses() else Script()
+
+    def _refuses(self):
+        return self.used[-1] == SECRETS
+
+    def mounted(self, _):
+        replaced = self._cluster.clock.monotonic() - self._start >= self._mounted_after
+        return NEW_SECRETS if replaced else SECRETS
+
+    def job(self, spec, secrets, callbacks):
+        self.used.append(secrets)
+        return FakeMovers(self._cluster.world, self._cluster.clock).job(spec, secrets, callbacks)
+
+    def worker(self, **options):
+        worker = self._cluster.worker(self, **options)
+        worker._secrets = self.mounted
+        return worker
+
+
+async def test_a_job_goes_on_with_credentials_that_are_mounted_after_the_store_refused_the_old_ones():
+    cluster = await with_job()
+    rotation = Rotation(cluster)
+    assert (await rotation.worker().run()).total_bytes == 1 << 20
+    assert rotation.used == [SECRETS, NEW_SECRETS]
+    assert cluster.clock.monotonic() < 80
+    assert any("goes on with new credentials" in line.text for line in cluster.logs)
+
+
+async def test_credentials_that_were_refused_from_the_start_are_not_waited_for():
+    cluster = await with_job()
+    began = cluster.clock.monotonic()
+    with pytest.raises(AccessDenied):
+        await Rotation(cluster, refused_after=0).worker().run()
+    assert cluster.clock.monotonic() - began < 10
+    assert AccessDenied.code in cluster.messages[-1]
+
+
+async def test_credentials_that_nobody_replaces_are_waited_for_as_long_as_a_kubelet_may_take():
+    cluster = await with_job()
+    began = cluster.clock.monotonic()
+    with pytest.raises(AccessDenied):
+        await Rotation(cluster, mounted_after=1e9).worker(renewal=90).run()
+    assert 90 <= cluster.clock.monotonic() - began < 110
+
+
+async def test_nobody_waits_for_credentials_of_a_job_that_is_canceled():
+    cluster = await with_job()
+    began = cluster.clock.monotonic()
+    life = asyncio.create_task(Rotation(cluster, mounted_after=1e9).worker().run())
+    await cluster.waited(20)
+    await cluster.annotate(CANCEL_ANNOTATION, "not needed any more")
+    with pytest.raises(AccessDenied):
+        await life
+    assert cluster.clock.monotonic() - began < 30
 
 
 async def test_a_defect_is_told_with_its_traceback_in_the_log():
