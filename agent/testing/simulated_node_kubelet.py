@@ -1,7 +1,8 @@
 """The kubelet of one simulated node: mounts what pods ask for, runs them or pretends to, and says how they are.
 
 Of the containers only those really run whose program the simulation was given (Velero's restore helper); another init
-container ends well at once, another container runs until its pod is deleted.
+container ends well at once, another container runs until its pod is deleted. One that fails is started again, after a
+longer pause each time, unless its pod says that it never is.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from agent.testing.simulated_node_volumes import MountedVolume, MountError, Node
 
 HEARTBEAT_SECONDS: Final = 2.0
 _LEASES_NAMESPACE = "kube-node-lease"
+_FIRST_PAUSE = 10.0
+_LONGEST_PAUSE = 300.0
+"""Seconds between two starts of what fails, as the real kubelet has them; the first restart is at once."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,11 @@ class HostedPod:
     mounted: bool = False
     init_done: int = 0
     program: ChildProgram | None = None
+    failures: int = 0
+    """Of the init container whose turn it is."""
+    last_exit: int = 0
+    start_from: float = 0.0
+    """Its next start is not before this moment of the loop's clock."""
     told: JsonObject = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while it is taken a step further, or ended."""
@@ -187,22 +196,37 @@ class Kubelet:
     async def _run(self, pod: Pod, hosted: HostedPod) -> bool:
         """Init containers one after the other, then everything at once."""
         while hosted.init_done < len(pod.spec.init_containers):
+            if _stays_failed(pod, hosted):
+                return False
             container = pod.spec.init_containers[hosted.init_done]
             binary = self._programs.get(container.command[0]) if container.command else None
             if binary is not None:
-                if hosted.program is None:
-                    paths = {name: mounted.path for name, mounted in hosted.volumes.items()}
-                    folder = self._folder / "containers" / pod.metadata.uid
-                    hosted.program = container_program(pod, container, binary, paths, folder)
-                    hosted.program.start()
-                if hosted.program.running:
-                    await self._tell(pod, hosted, _initializing(pod, hosted.init_done))
-                    return True
-                hosted.program.kill()
-                hosted.program = None
+                status = self._run_program(pod, hosted, container, binary)
+                if status is None or status != 0:
+                    await self._tell(pod, hosted, _initializing(pod, hosted))
+                    return not _stays_failed(pod, hosted)
+                hosted.failures = 0
             hosted.init_done += 1
         await self._tell(pod, hosted, _running(pod))
         return False
+
+    def _run_program(self, pod: Pod, hosted: HostedPod, container: Container, binary: Path) -> int | None:
+        """Start it when it is time; its exit status once it has ended, 0 or the last one, None while it runs."""
+        now = asyncio.get_running_loop().time()
+        if hosted.program is None:
+            if now < hosted.start_from:
+                return hosted.last_exit
+            paths = {name: mounted.path for name, mounted in hosted.volumes.items()}
+            folder = self._folder / "containers" / pod.metadata.uid
+            hosted.program = container_program(pod, container, binary, paths, folder)
+            hosted.program.start()
+        if hosted.program.running:
+            return None
+        status, hosted.program = hosted.program.wait(0), None
+        if status != 0:
+            pause = min(_FIRST_PAUSE * 2 ** (hosted.failures - 1), _LONGEST_PAUSE) if hosted.failures else 0.0
+            hosted.failures, hosted.last_exit, hosted.start_from = hosted.failures + 1, status, now + pause
+        return status
 
     async def _tell(self, pod: Pod, hosted: HostedPod, status: JsonObject) -> None:
         if status != hosted.told:
@@ -261,23 +285,43 @@ def _waiting(pod: Pod, reason: str, message: str) -> JsonObject:
     }
 
 
-def _ended() -> JsonObject:
-    return {"terminated": {"exitCode": 0, "reason": "Completed"}}
+def _ended(status: int = 0) -> JsonObject:
+    return {"terminated": {"exitCode": status, "reason": "Error" if status else "Completed"}}
 
 
-def _initializing(pod: Pod, number: int) -> JsonObject:
+def _stays_failed(pod: Pod, hosted: HostedPod) -> bool:
+    return hosted.failures > 0 and pod.spec.restart_policy == "Never"
+
+
+def _initializing(pod: Pod, hosted: HostedPod) -> JsonObject:
     waiting: JsonObject = {"waiting": {"reason": "PodInitializing"}}
-    states: list[JsonObject] = [
-        _ended() if i < number else {"running": {}} if i == number else waiting
-        for i in range(len(pod.spec.init_containers))
+    statuses: list[JsonValue] = [
+        _container(one, _ended(), ready=True)
+        if i < hosted.init_done
+        else _its_turn(pod, one, hosted)
+        if i == hosted.init_done
+        else _container(one, waiting)
+        for i, one in enumerate(pod.spec.init_containers)
     ]
     return {
-        "phase": "Pending",
+        "phase": "Failed" if _stays_failed(pod, hosted) else "Pending",
         "conditions": _conditions("PodScheduled"),
-        "initContainerStatuses": [
-            _container(one, state) for one, state in zip(pod.spec.init_containers, states, strict=True)
-        ],
+        "initContainerStatuses": statuses,
         "containerStatuses": [_container(one, waiting) for one in pod.spec.containers],
+    }
+
+
+def _its_turn(pod: Pod, container: Container, hosted: HostedPod) -> JsonObject:
+    """The init container that runs, failed, or waits to be started again."""
+    if not hosted.failures:
+        return _container(container, {"running": {}})
+    if _stays_failed(pod, hosted):
+        return _container(container, _ended(hosted.last_exit))
+    waits: JsonObject = {"waiting": {"reason": "CrashLoopBackOff", "message": f"restarting failed {container.name}"}}
+    return {
+        **_container(container, waits if hosted.program is None else {"running": {}}),
+        "restartCount": hosted.failures,
+        "lastState": _ended(hosted.last_exit),
     }
 
 
