@@ -70,16 +70,30 @@ static PyTypeObject BlockType = {
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
 };
 
-/* The smallest kept memory that is large enough, or fresh. False when there is none. */
+/* The smallest kept memory that is large enough, the largest made larger, or fresh. False when there is none. */
 static int find_memory(Pool *pool, size_t capacity, Memory *memory) {
-    int best = -1;
-    for (int i = 0; i < pool->count; i++)
-        if (pool->free[i].capacity >= capacity && (best < 0 || pool->free[i].capacity < pool->free[best].capacity))
-            best = i;
+    int best = -1, largest = -1;
+    for (int i = 0; i < pool->count; i++) {
+        size_t kept = pool->free[i].capacity;
+        if (kept >= capacity && (best < 0 || kept < pool->free[best].capacity)) best = i;
+        if (largest < 0 || kept > pool->free[largest].capacity) largest = i;
+    }
     if (best >= 0) {
         *memory = remove_slot(pool, best);
         return 1;
     }
+#ifdef MREMAP_MAYMOVE
+    if (largest >= 0) {
+        *memory = remove_slot(pool, largest);
+        char *data = mremap(memory->data, memory->capacity, capacity, MREMAP_MAYMOVE);
+        if (data != MAP_FAILED) {
+            memory->data = data;
+            memory->capacity = capacity;
+            return 1;
+        }
+        munmap(memory->data, memory->capacity);
+    }
+#endif
     memory->capacity = capacity;
     memory->data = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return memory->data != MAP_FAILED;

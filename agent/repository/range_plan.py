@@ -21,7 +21,7 @@ class RangeLimits:
     gap: int = 256 << 10
     """Unwanted bytes between two contents that are still fetched rather than asked around: about 10 ms of one stream,
     less than a request takes to an object store."""
-    length: int = 8 << 20
+    length: int = 4 << 20
     """Bytes of a range of many contents."""
     few: int = 4
     """As many contents cost less to hash together than apart, so a range of no more of them may be longer."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from agent import _native
 
 _LARGE = 1 << 20
-_KEPT = 16 << 20
+_KEPT = 8 << 20
 
 
 class AnswerMemory:
-    """Memory for the answers of one store; at most 16 MiB that nobody uses are kept. Any thread may call it."""
+    """Memory for the answers of one store; at most 8 MiB that nobody uses are kept. Any thread may call it."""
 
     def __init__(self) -> None:
         self._blocks = _native.BlockPool(_KEPT)

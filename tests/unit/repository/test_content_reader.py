@@ -42,7 +42,7 @@ def test_a_plan_covers_every_entry_once_within_its_bounds(
 
 def test_few_large_contents_come_together_and_many_small_ones_in_shorter_ranges() -> None:
     large = [IndexEntry(ContentId(b"\0L%d" % n), BlobId("p1"), n << 22, 1 << 22, 1 << 22, 1) for n in range(5)]
-    small = [IndexEntry(ContentId(b"\0S%d" % n), BlobId("p2"), n << 20, 1 << 20, 1 << 20, 1) for n in range(20)]
+    small = [IndexEntry(ContentId(b"\0S%d" % n), BlobId("p2"), n << 19, 1 << 19, 1 << 19, 1) for n in range(20)]
     assert [len(piece.entries) for piece in plan_ranges(large)] == [4, 1]
     assert [len(piece.entries) for piece in plan_ranges(small)] == [8, 8, 4]
 

@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import pytest
@@ -29,6 +30,19 @@ def test_kept_memory_is_used_again_smallest_first() -> None:
     assert again[:4] == b"mark"
     assert pool.kept == 5 * MIB
     assert len(pool.take(5 * MIB)) == 5 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory that is kept is made larger by mremap")
+def test_kept_memory_is_made_larger_rather_than_left_beside_fresh() -> None:
+    pool = BlockPool(16 * MIB)
+    view = pool.take(2 * MIB)
+    view[:4] = b"mark"
+    del view
+    larger = pool.take(7 * MIB)
+    assert (len(larger), bytes(larger[:4]), pool.kept) == (7 * MIB, b"mark", 0)
+    larger[-4:] = b"last"
+    del larger
+    assert pool.kept == 7 * MIB
 
 
 def test_no_more_is_kept_than_may_be() -> None:
