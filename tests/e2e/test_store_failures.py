@@ -44,8 +44,7 @@ def quota(location: Location, faults: NodeFaults) -> Iterator[Quota]:
 def test_wrong_credentials_fail_within_a_minute_and_say_which(app: Workload, location: Location) -> None:
     location.create(WRONG)
     ended = data_upload(app, "files", location=location.name).wait_for("Failed", seconds=60)
-    message = ended["status"]["message"]
-    assert location.name in message or "credential" in message.lower()
+    assert "SignatureDoesNotMatch" in ended["status"]["message"]
 
 
 @pytest.mark.slow
@@ -61,8 +60,7 @@ def test_bucket_that_became_read_only_fails_backups_and_restores_still(app: Work
     location.change_keys(READER)
     app.make("files", "odd")
     refused = data_upload(app, "files", location=location.name, turn="2").wait_for("Failed", seconds=60)
-    message = refused["status"]["message"].lower()
-    assert "denied" in message or "refused" in message
+    assert "AccessDenied" in refused["status"]["message"]
     waiting_claim(app, "target")
     snapshot_id = written["status"]["snapshotID"]
     data_download(app, "target", snapshot_id=snapshot_id, location=location.name).wait_for("Completed")
@@ -102,7 +100,7 @@ def test_wrong_credentials_from_now_on_fail_the_next_backup(app: Workload, locat
     data_upload(app, "files", location=location.name).wait_for("Completed")
     location.change_keys(WRONG)
     ended = data_upload(app, "files", location=location.name, turn="2").wait_for("Failed", seconds=60)
-    assert "denied" in ended["status"]["message"].lower() or "credential" in ended["status"]["message"].lower()
+    assert "SignatureDoesNotMatch" in ended["status"]["message"]
 
 
 @pytest.mark.check(26)
