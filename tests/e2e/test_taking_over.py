@@ -75,7 +75,7 @@ def work(
 ) -> Work:
     """Begun by the stock agent; now ours has come."""
     agents.use(STOCK)
-    cluster.wait("the location is available", 60, partial(_is_available, cluster, app.namespace))
+    cluster.wait("the location is available", 120, partial(_is_available, cluster, app.namespace))
     gate.shut()
     velero.start_backup(app.namespace, app.namespace, *options, f"--storage-location={app.namespace}")
 
@@ -169,7 +169,7 @@ def test_what_the_stock_agent_restores_comes_to_its_end(
 ) -> None:
     content, name = app.content(), app.namespace
     agents.use(STOCK)
-    cluster.wait("the location is available", 60, partial(_is_available, cluster, name))
+    cluster.wait("the location is available", 120, partial(_is_available, cluster, name))
     velero.backup(name, name, *options, f"--storage-location={name}")
     applications.delete()
     gate.shut()
