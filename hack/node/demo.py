@@ -58,7 +58,7 @@ def main() -> None:
     shop = Shop(cluster, NAMESPACE, [Volume("site"), Volume("ledger")])
     name = f"shop-{int(time.time())}"
     cluster.delete_namespaces([NAMESPACE])
-    with told("The shop opens: nginx with 400 files, a ledger that grows with every sale"):
+    with told("The shop opens: nginx with some 200 files, a ledger that grows with every sale"):
         shop.deploy()
         shop.make("site", "small", "odd", seed=1)
         shop.shell("echo '<h1>Lighters for sale</h1>' >/data/site/index.html")
