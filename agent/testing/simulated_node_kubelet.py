@@ -201,8 +201,7 @@ class Kubelet:
             container = pod.spec.init_containers[hosted.init_done]
             binary = self._programs.get(container.command[0]) if container.command else None
             if binary is not None:
-                status = self._run_program(pod, hosted, container, binary)
-                if status is None or status != 0:
+                if self._run_program(pod, hosted, container, binary) != 0:
                     await self._tell(pod, hosted, _initializing(pod, hosted))
                     return not _stays_failed(pod, hosted)
                 hosted.failures = 0

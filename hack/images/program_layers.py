@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from hack.images import libraries
 from hack.images.layer import Recipe, hash_of
-from hack.images.libraries import copy_libraries, linked
 
 _USERS = {"root": (0, "/"), "nonroot": (65532, "/home/nonroot")}
 
@@ -72,6 +72,6 @@ def linked_program(place: str, source: Path) -> Recipe:
         target.parent.mkdir(parents=True)
         shutil.copyfile(source, target)
         target.chmod(0o755)
-        copy_libraries(root, linked([target]))
+        libraries.copy_libraries(root, libraries.linked([target]))
 
-    return Recipe(source.name, hash_of(place, source, Path(__file__)), fill)
+    return Recipe(source.name, hash_of(place, source, Path(__file__), Path(libraries.__file__)), fill)

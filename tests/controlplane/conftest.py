@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from hack import checks_docs
 from tests.controlplane.cluster import Cluster, cluster_around
 
 NODES = ("n1", "n2")
+_HERE = Path(__file__).parent
 TOOLS = (
     "kube-apiserver",
     "csi-test-driver",
@@ -28,12 +30,13 @@ TOOLS = (
 """One of each Go module."""
 
 
-@pytest.fixture(autouse=True)
-def release_of_velero(record_property: Callable[[str, object], None]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Results say against which Velero they were, where VELERO chooses another than the one of every day."""
     version = checks_docs.pinned(os.environ.get("VELERO", ""))
     if version != checks_docs.pinned():
-        record_property("velero", version)
+        for item in items:
+            if item.path.is_relative_to(_HERE):
+                item.user_properties.append(("velero", version))
 
 
 @pytest.fixture(scope="session")
