@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 
@@ -75,7 +74,7 @@ def work(
 ) -> Work:
     """Begun by the stock agent; now ours has come."""
     agents.use(STOCK)
-    cluster.wait("the location is available", 120, partial(_is_available, cluster, app.namespace))
+    velero.wait_until_available(app.namespace)
     gate.shut()
     velero.start_backup(app.namespace, app.namespace, *options, f"--storage-location={app.namespace}")
 
@@ -97,10 +96,6 @@ def _begun(cluster: Cluster, name: str, movements: Callable[[], list[Movement]])
     pod = cluster.get("Pod", moving.name, VELERO_NAMESPACE)
     assert pod is not None
     return Work(cluster, name, moving.kind, moving.name, found["Prepared"].name, pod)
-
-
-def _is_available(cluster: Cluster, location: str) -> bool:
-    return phase(cluster.get("BackupStorageLocation", location, VELERO_NAMESPACE)) == "Available"
 
 
 def _assert_nothing_is_left(velero: Velero, work: Work) -> None:
@@ -169,7 +164,7 @@ def test_what_the_stock_agent_restores_comes_to_its_end(
 ) -> None:
     content, name = app.content(), app.namespace
     agents.use(STOCK)
-    cluster.wait("the location is available", 120, partial(_is_available, cluster, name))
+    velero.wait_until_available(name)
     velero.backup(name, name, *options, f"--storage-location={name}")
     applications.delete()
     gate.shut()

@@ -67,11 +67,11 @@ class Velero:
     def _servers(self) -> list[Object]:
         return self._cluster.list("Pod", VELERO_NAMESPACE, "deploy=velero")
 
-    def wait_until_available(self) -> None:
-        """After an outage: the server looks at its location once a minute, and refuses work until then."""
+    def wait_until_available(self, location: str = "default") -> None:
+        """Made, or after an outage: the server looks at a location once a minute, and refuses work until then."""
 
         def available() -> bool:
-            return phase(self._cluster.get("BackupStorageLocation", "default", VELERO_NAMESPACE)) == "Available"
+            return phase(self._cluster.get("BackupStorageLocation", location, VELERO_NAMESPACE)) == "Available"
 
         self._cluster.wait("the location is Available", 120, available)
 
