@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import UsageError
 from agent.base.hold import Hold
 from agent.storage.base import BlobStorage
-from agent.storage.deferred import DeferredStorage
 from agent.storage.filesystem import FilesystemStorage
 from agent.storage.limit import LimitedStorage, Limits
 from agent.storage.meter import MeteredStorage
+from agent.storage.opening import OpeningStorage
 from agent.storage.pace import Pace
 from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
 from agent.storage.s3_config import PARALLEL_PUTS, S3Config, parse_s3_url, split_url
+
+if TYPE_CHECKING:
+    from agent.storage.s3 import S3Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,7 @@ async def open_storage(url: str, *, create: bool = False, options: StorageOption
 
     `create` makes a missing folder; buckets are never made. Raises `UsageError` for a URL that cannot be understood,
     and for a folder the leaves of `StorageError`; those of a bucket, `BucketNotFound` and `AccessDenied` among them,
-    come from the first call, which connects.
+    come from the first call.
     """
     options = options or StorageOptions()
     parts = split_url(url)
@@ -78,17 +83,22 @@ async def open_storage(url: str, *, create: bool = False, options: StorageOption
 async def open_s3_storage(config: S3Config, *, options: StorageOptions | None = None) -> StorageStack:
     """The bucket that `config` describes, for callers that hold keys and other secrets, with all wrappers.
 
-    The first call connects, and raises what keeps it from that.
+    It connects while the caller goes on; the first call raises what keeps it from that.
     """
     options = options or StorageOptions()
     pace, retrier = Pace(options.clock, hold=options.hold), options.retrier()
 
     async def connect() -> BlobStorage:
-        from agent.storage.s3 import S3Storage  # noqa: PLC0415  # slow to import
+        storage = await asyncio.to_thread(_s3_storage)
+        return await storage.open(config, pace, retrier.for_parts())
 
-        return await S3Storage.open(config, pace, retrier.for_parts())
+    return StorageStack(OpeningStorage(config.location, PARALLEL_PUTS, connect), retrier, pace, options)
 
-    return StorageStack(DeferredStorage(config.location, PARALLEL_PUTS, connect), retrier, pace, options)
+
+def _s3_storage() -> type[S3Storage]:
+    from agent.storage.s3 import S3Storage  # noqa: PLC0415  # slow to import
+
+    return S3Storage
 
 
 def folder_of(url: str) -> str:

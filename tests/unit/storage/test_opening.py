@@ -1,18 +1,28 @@
-"""A storage that is opened by its first call."""
+"""A storage that opens while its owner goes on."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from agent.base.errors import BucketNotFound
 from agent.storage.base import BlobId, BlobStorage
-from agent.storage.deferred import DeferredStorage
 from agent.storage.open import open_storage
+from agent.storage.opening import OpeningStorage
 from agent.testing.memory_storage import MemoryStorage
 
 PACK = BlobId("p1")
+
+
+class ClosedStorage(MemoryStorage):
+    """Counts how often it is closed."""
+
+    closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
 
 
 class Opener:
@@ -21,7 +31,7 @@ class Opener:
     def __init__(self, failures: int = 0) -> None:
         self.asked = 0
         self.failures = failures
-        self.inner = MemoryStorage()
+        self.inner = ClosedStorage()
 
     async def __call__(self) -> BlobStorage:
         self.asked += 1
@@ -31,17 +41,49 @@ class Opener:
         return self.inner
 
 
-async def test_what_is_known_before_and_an_unused_storage_open_nothing() -> None:
+async def test_what_is_known_is_known_before_it_is_open() -> None:
     opener = Opener()
-    storage = DeferredStorage("s3://bucket/", 2, opener)
-    assert (storage.location, storage.parallel_puts) == ("s3://bucket/", 2)
+    storage = OpeningStorage("s3://bucket/", 2, opener)
+    assert (storage.location, storage.parallel_puts, opener.asked) == ("s3://bucket/", 2, 0)
     await storage.close()
-    assert opener.asked == 0
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5])
+async def test_what_nobody_asked_is_closed_however_far_it_has_come(turns: int) -> None:
+    opener = Opener()
+    storage = OpeningStorage("memory:", 1, opener)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await storage.close()
+    assert opener.inner.closed == (turns == 5)
+
+
+async def test_a_failure_that_nobody_asked_for_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    storage = OpeningStorage("memory:", 1, Opener(failures=1))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await storage.close()
+    del storage
+    gc.collect()
+    assert not caplog.records
+
+
+async def test_a_call_that_is_cancelled_leaves_the_opening_to_the_next_one() -> None:
+    opener = Opener()
+    storage = OpeningStorage("memory:", 1, opener)
+    call = asyncio.create_task(storage.put(PACK, [b"x"]))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await storage.put(PACK, [b"y"])
+    assert opener.asked == 1
+    assert bytes(await storage.get(PACK)) == b"y"
 
 
 async def test_first_calls_at_once_open_once_and_all_calls_reach_what_was_opened() -> None:
     opener = Opener()
-    storage = DeferredStorage("memory:", 1, opener)
+    storage = OpeningStorage("memory:", 1, opener)
     await asyncio.gather(*(storage.put(BlobId(f"p{n}"), [b"x", b"%d" % n]) for n in range(4)))
     assert opener.asked == 1
     assert bytes(await storage.get(PACK, 1)) == b"1"
@@ -53,7 +95,7 @@ async def test_first_calls_at_once_open_once_and_all_calls_reach_what_was_opened
 
 async def test_an_opening_that_fails_fails_the_call_and_the_next_call_tries_again() -> None:
     opener = Opener(failures=1)
-    storage = DeferredStorage("memory:", 1, opener)
+    storage = OpeningStorage("memory:", 1, opener)
     with pytest.raises(BucketNotFound):
         await storage.stat(PACK)
     await storage.put(PACK, [b"x"])

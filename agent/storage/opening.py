@@ -1,26 +1,32 @@
-"""A storage that is opened by its first call: what its provider imports is not in memory before.
+"""A storage that opens while its owner goes on.
 
-A repository whose format is cached derives its key first, which takes several MiB for a moment. They are not needed at
-the same time as botocore and its models.
+What a provider imports takes a quarter of a second. A repository whose format is cached derives its key meanwhile, on
+another core, which takes as long.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from agent.storage.base import BlobId, BlobMetadata, BlobStorage, Buffer, Retention
 
+_Opens = Callable[[], Coroutine[Any, Any, BlobStorage]]
 
-class DeferredStorage:
-    """`BlobStorage` that `opens` another when it is called first. An opening that fails is tried again by the next."""
 
-    def __init__(self, location: str, parallel_puts: int, opens: Callable[[], Awaitable[BlobStorage]]) -> None:
-        """`location` and `parallel_puts` are those of what will be opened."""
+class OpeningStorage:
+    """`BlobStorage` that `opens` another for its calls. An opening that fails is tried again by the next call."""
+
+    def __init__(
+        self, location: str, parallel_puts: int, opens: Callable[[], Coroutine[Any, Any, BlobStorage]]
+    ) -> None:
+        """`location` and `parallel_puts` are those of what will be open. Begins at once, in the running loop."""
         self._location = location
         self._parallel_puts = parallel_puts
         self._opens = opens
         self._inner: BlobStorage | None = None
+        self._attempt: asyncio.Task[BlobStorage] | None = asyncio.create_task(opens())
         self._turn = asyncio.Lock()
 
     @property
@@ -62,7 +68,13 @@ class DeferredStorage:
         await (await self._opened()).delete(blob_ids)
 
     async def close(self) -> None:
-        """Close what was opened, if anything was."""
+        """Close what was opened, if anything was; end what is opening."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.cancel()
+            await asyncio.wait([attempt])
+            if not attempt.cancelled() and attempt.exception() is None:
+                self._inner = attempt.result()
         if self._inner is not None:
             await self._inner.close()
 
@@ -70,5 +82,11 @@ class DeferredStorage:
         if self._inner is None:
             async with self._turn:
                 if self._inner is None:
-                    self._inner = await self._opens()
+                    self._inner = await self._awaited()
         return self._inner
+
+    async def _awaited(self) -> BlobStorage:
+        attempt = self._attempt = self._attempt or asyncio.create_task(self._opens())
+        await asyncio.wait([attempt])  # goes on for the next call when this one is cancelled
+        self._attempt = None
+        return attempt.result()
