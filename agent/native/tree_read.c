@@ -30,11 +30,29 @@ struct kernel_dirent {
     char name[];
 };
 
+/* A tuple of these fields, which it takes over; one that is NULL has set the error. Made for every file: a format string
+ * would be read each time. */
+static PyObject *packed(PyObject **fields, Py_ssize_t count) {
+    PyObject *tuple = PyTuple_New(count);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (tuple != NULL && fields[i] != NULL) {
+            PyTuple_SET_ITEM(tuple, i, fields[i]);
+        } else {
+            Py_XDECREF(fields[i]);
+            Py_CLEAR(tuple);
+        }
+    }
+    return tuple;
+}
+
 static PyObject *stat_tuple(const struct stat *st) {
     long long mtime = (long long)st->st_mtim.tv_sec * NS_PER_SECOND + st->st_mtim.tv_nsec;
-    return Py_BuildValue("(ILLIIKKKK)", (unsigned)st->st_mode, (long long)st->st_size, mtime, (unsigned)st->st_uid,
-                         (unsigned)st->st_gid, (unsigned long long)st->st_dev, (unsigned long long)st->st_ino,
-                         (unsigned long long)st->st_nlink, (unsigned long long)st->st_rdev);
+    PyObject *fields[] = {PyLong_FromUnsignedLong(st->st_mode),    PyLong_FromLongLong(st->st_size),
+                          PyLong_FromLongLong(mtime),              PyLong_FromUnsignedLong(st->st_uid),
+                          PyLong_FromUnsignedLong(st->st_gid),     PyLong_FromUnsignedLongLong(st->st_dev),
+                          PyLong_FromUnsignedLongLong(st->st_ino), PyLong_FromUnsignedLongLong(st->st_nlink),
+                          PyLong_FromUnsignedLongLong(st->st_rdev)};
+    return packed(fields, sizeof fields / sizeof *fields);
 }
 
 static PyObject *list_names(PyObject *self, PyObject *args) {
@@ -61,7 +79,8 @@ static PyObject *list_names(PyObject *self, PyObject *args) {
             at += entry->reclen;
             size_t length = strlen(entry->name);
             if (entry_name_error(entry->name, length)) continue;
-            PyObject *item = Py_BuildValue("(y#B)", entry->name, (Py_ssize_t)length, entry->type);
+            PyObject *fields[] = {PyBytes_FromStringAndSize(entry->name, (Py_ssize_t)length), PyLong_FromLong(entry->type)};
+            PyObject *item = packed(fields, 2);
             if (item == NULL || PyList_Append(result, item) < 0) {
                 Py_XDECREF(item);
                 Py_CLEAR(result);
@@ -236,8 +255,10 @@ static PyObject *read_many(PyObject *self, PyObject *args) {
             value = PyLong_FromLong(item->error);
         else if (item->too_large)
             value = Py_BuildValue("(NO)", stat_tuple(&item->st), Py_None);
-        else
-            value = Py_BuildValue("(Ny#)", stat_tuple(&item->st), item->data, (Py_ssize_t)item->length);
+        else {
+            PyObject *fields[] = {stat_tuple(&item->st), PyBytes_FromStringAndSize(item->data, (Py_ssize_t)item->length)};
+            value = packed(fields, 2);
+        }
         free(item->data);
         item->data = NULL;
         if (value == NULL)

@@ -84,6 +84,13 @@ class CompressionPolicy(msgspec.Struct, frozen=True, rename="camel"):
     min_size: Int = 0
     max_size: Int = 0
 
+    @property
+    def is_for_some_only(self) -> bool:
+        """Whether it depends on a file's name or size how it is compressed."""
+        if self.compressor_name in (NO_COMPRESSION, ""):
+            return False
+        return bool(self.min_size > 0 or self.max_size > 0 or self.only_compress or self.never_compress)
+
     def compressor_for(self, name: bytes, size: int) -> str:
         """The compressor for a file, empty for none. As in kopia, `onlyCompress` leaves out no other extension."""
         if self.compressor_name in (NO_COMPRESSION, ""):

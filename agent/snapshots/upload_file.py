@@ -15,6 +15,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
+import msgspec
+
 from agent.repository.ids import NO_PREFIX, ObjectId, content_text
 from agent.snapshots.directory_write import UploadSink
 from agent.snapshots.progress import Cancellation, UploadProgress
@@ -27,8 +29,7 @@ from agent.volumes.tree_read import DirectoryReader, FileContent, FileReader, Un
 _READS_OF_A_BATCH = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """A file in the repository."""
 
     obj: ObjectId

@@ -54,17 +54,14 @@ class Plans:
         self._index_version = index_version
         self._velero = velero
         self._plans: dict[tuple[str, str, int, int | None], FilePlan] = {}
-        self._last: tuple[Policy, str, FilePlan] | None = None
 
     def file(self, policy: Policy, name: bytes, size: int) -> FilePlan:
         """For a file of this name and size."""
-        compressor = "" if self._velero else policy.compression.compressor_for(name, size)
-        last = self._last
-        if last is not None and last[0] is policy and last[1] == compressor:
-            return last[2]
-        plan = self._plan(policy, compressor)
-        self._last = (policy, compressor, plan)
-        return plan
+        return self._plan(policy, "" if self._velero else policy.compression.compressor_for(name, size))
+
+    def every_file(self, policy: Policy) -> FilePlan | None:
+        """For all files under a policy; None when it depends on the file."""
+        return self.file(policy, b"", 0) if self._velero or not policy.compression.is_for_some_only else None
 
     def _plan(self, policy: Policy, compressor: str) -> FilePlan:
         above = policy.upload.parallel_upload_above_size

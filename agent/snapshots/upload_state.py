@@ -19,6 +19,7 @@ from agent.volumes.attributes import Attributes, go_mode
 from agent.volumes.tree_read import DirectoryReader, TreeEntry, Unreadable
 
 TYPE_BITS = 0o170000
+LINK_BITS = stat.S_IFLNK
 
 
 @dataclass(slots=True)
@@ -103,19 +104,18 @@ class Span:
 def add_files(tally: Tally, span: Span) -> list[bytes]:
     """Count the files of a span that are there; their entries."""
     raws: list[bytes] = []
-    files = symlinks = size = 0
-    newest = tally.max_time_ns
+    symlinks = size = newest = 0
     for raw, attributes, length in zip(span.raws, span.attributes, span.sizes, strict=True):
         if raw is None:
             continue
         raws.append(raw)
-        if attributes.mode & TYPE_BITS == stat.S_IFLNK:
+        if attributes.mode & TYPE_BITS == LINK_BITS:
             symlinks += 1
         else:
-            files += 1
             size += length
-        newest = max(newest, attributes.mtime_ns)
-    tally.add_files(files, symlinks, size, newest)
+        if attributes.mtime_ns > newest:  # noqa: PLR1730  # no call for every file
+            newest = attributes.mtime_ns
+    tally.add_files(len(raws) - symlinks, symlinks, size, newest)
     return raws
 
 

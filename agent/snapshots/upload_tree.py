@@ -39,7 +39,16 @@ from agent.snapshots.policy import Policy, PolicyTree
 from agent.snapshots.progress import Cancellation, UploadProgress
 from agent.snapshots.upload_file import FileUploads, Stored
 from agent.snapshots.upload_plan import FilePlan, Plans
-from agent.snapshots.upload_state import TYPE_BITS, Frame, RunStats, Span, add_files, directory_raw, root_entry
+from agent.snapshots.upload_state import (
+    LINK_BITS,
+    TYPE_BITS,
+    Frame,
+    RunStats,
+    Span,
+    add_files,
+    directory_raw,
+    root_entry,
+)
 from agent.volumes.attributes import Attributes, go_mode
 from agent.volumes.tree_read import DirectoryReader, TreeEntry, Unreadable
 
@@ -47,6 +56,7 @@ BATCH_FILES = 256
 BATCH_BYTES = 4 * 1024 * 1024
 AHEAD_ENTRIES = 4 * BATCH_FILES
 """Entries that the walk may be ahead of what is done, for each thread that reads."""
+_STORED = (stat.S_IFREG, stat.S_IFLNK)
 _POLL = 0.2
 _MAX_WARNINGS = 1000
 _UNKNOWN_TYPE = "unknown or unsupported entry type"
@@ -155,7 +165,8 @@ class TreeUpload:
         left_out = self._run.left_out if frame.parent is None else frozenset()
         for batch in frame.reader.batches():
             self._check()
-            files: list[TreeEntry] = []
+            names: list[bytes] = []
+            attributes: list[Attributes] = []
             for entry in batch:
                 if entry.name in left_out:
                     continue
@@ -165,14 +176,17 @@ class TreeUpload:
                     why := frame.filter.excludes(entry.name, entry.attributes, frame.reader.attributes)
                 ):
                     self._exclude(entry, why)
-                elif entry.attributes.mode & TYPE_BITS == stat.S_IFDIR:
+                elif (kind := entry.attributes.mode & TYPE_BITS) in _STORED:
+                    names.append(entry.name)
+                    attributes.append(entry.attributes)
+                elif kind == stat.S_IFDIR:
                     child = self._enter(frame, entry)
                     if child is not None:
                         yield child
                 else:
-                    files.append(entry)
-            if files:
-                self._files(frame, files)
+                    self._special(frame, entry)
+            if names:
+                self._files(frame, names, attributes)
             self._drain(self._most_ahead)
 
     def _enter(self, frame: Frame, entry: TreeEntry) -> Frame | None:
@@ -216,18 +230,14 @@ class TreeUpload:
 
     # ---- files ----
 
-    def _files(self, frame: Frame, entries: list[TreeEntry]) -> None:
-        names: list[bytes] = []
-        attributes: list[Attributes] = []
-        for entry in entries:
-            kind = entry.attributes.mode & TYPE_BITS
-            if kind in (stat.S_IFREG, stat.S_IFLNK):
-                names.append(entry.name)
-                attributes.append(entry.attributes)
-            else:
-                self._run.progress.special += 1
-                if self._policy(frame).error_handling.ignore_unknown_types is False:
-                    self._fail(frame, entry.name, _UNKNOWN_TYPE, ignored=False)
+    def _special(self, frame: Frame, entry: TreeEntry) -> None:
+        """A socket, pipe or device: kopia's format has no place for it."""
+        self._run.progress.special += 1
+        if self._policy(frame).error_handling.ignore_unknown_types is False:
+            self._fail(frame, entry.name, _UNKNOWN_TYPE, ignored=False)
+
+    def _files(self, frame: Frame, names: list[bytes], attributes: list[Attributes]) -> None:
+        """A run of files and links."""
         span = Span(frame, names, attributes)
         for parent in frame.parents:
             parent.match(names, span.prefixes, attributes, span.raws)
@@ -250,7 +260,8 @@ class TreeUpload:
         links: list[int] = []
         small: dict[FilePlan, _Batch] = {}
         middling: dict[FilePlan, _Batch] = {}
-        plan_for, names, attributes, sizes = self._run.plans.file, span.names, span.attributes, span.sizes
+        plans, names, attributes, sizes = self._run.plans, span.names, span.attributes, span.sizes
+        for_all = plans.every_file(policy)
 
         def send(batch: _Batch) -> None:
             chosen, wanted, plan = batch.places, [names[i] for i in batch.places], batch.plan
@@ -263,10 +274,10 @@ class TreeUpload:
 
         for i in new:
             size = sizes[i]
-            if attributes[i].mode & TYPE_BITS == stat.S_IFLNK:
+            if attributes[i].mode & TYPE_BITS == LINK_BITS:
                 links.append(i)
                 continue
-            plan = plan_for(policy, names[i], size)
+            plan = for_all or plans.file(policy, names[i], size)
             batch = small.get(plan)
             if batch is None:
                 batch = small[plan] = _Batch(plan, plan.small_limit)
@@ -315,45 +326,50 @@ class TreeUpload:
             if not job.done():
                 return job
             span.jobs.popleft()
-            self._run.progress.done(sum(isinstance(stored, Stored) for stored in job.result()))
-            for i, stored in zip(chosen, job.result(), strict=True):
-                if stored is None:
-                    size = span.sizes[i]
-                    plan = self._run.plans.file(self._policy(span.frame), span.names[i], size)
-                    file = self._run.uploads.large(span.frame.reader, span.names[i], size, plan)
-                    span.large.append((i, file))
-                else:
-                    self._stored(span, i, stored)
+            self._take(span, chosen, job.result())
         while span.large:
             i, file = span.large[0]
             if not file.result.done():
                 return file.result
             span.large.popleft()
-            self._run.progress.done(isinstance(file.result.result(), Stored))
-            self._stored(span, i, file.result.result())
+            self._take(span, [i], [file.result.result()])
         return None
 
-    def _stored(self, span: Span, i: int, stored: Stored | Unreadable) -> None:
-        """A file has been read, or not."""
-        if isinstance(stored, Unreadable):
-            self._lost(span.frame, span.names[i], stored, ignored=self._ignores_file_errors(span.frame))
-            return
-        before = span.attributes[i]
-        prefix = span.prefixes[i]
-        if stored.size != before.size:
-            span.sizes[i] = stored.size
-            kind = FILE if stored.attributes is not None else "s"
-            mode = go_mode(before.mode)
-            prefix = _native.entry_prefix(
-                span.names[i], kind.encode(), mode, stored.size, before.mtime_ns, before.uid, before.gid
-            )
-        span.raws[i] = prefix + stored.obj.encode() + b'"}'
-        after = stored.attributes
-        if after is not None:
-            self.stats.file_count += stored.parts
-            self.stats.total_size += stored.size
-            if after.mtime_ns != before.mtime_ns or stored.size != before.size:
-                self.warn(f"{span.frame.below(span.names[i])} changed while it was read")
+    def _take(self, span: Span, places: list[int], results: list[Stored | Unreadable | None]) -> None:
+        """Files have been read, or not."""
+        done = parts = size = 0
+        for i, stored in zip(places, results, strict=True):
+            if stored is None:
+                self._has_grown(span, i)
+                continue
+            if isinstance(stored, Unreadable):
+                self._lost(span.frame, span.names[i], stored, ignored=self._ignores_file_errors(span.frame))
+                continue
+            done += 1
+            before, after = span.attributes[i], stored.attributes
+            prefix = span.prefixes[i]
+            if stored.size != before.size:
+                span.sizes[i] = stored.size
+                kind = "s" if after is None else FILE
+                mode = go_mode(before.mode)
+                prefix = _native.entry_prefix(
+                    span.names[i], kind.encode(), mode, stored.size, before.mtime_ns, before.uid, before.gid
+                )
+            span.raws[i] = prefix + stored.obj.encode() + b'"}'
+            if after is not None:
+                parts += stored.parts
+                size += stored.size
+                if after.mtime_ns != before.mtime_ns or stored.size != before.size:
+                    self.warn(f"{span.frame.below(span.names[i])} changed while it was read")
+        self.stats.file_count += parts
+        self.stats.total_size += size
+        self._run.progress.done(done)
+
+    def _has_grown(self, span: Span, i: int) -> None:
+        """Since the directory was read: what was small is read as large."""
+        name, size = span.names[i], span.sizes[i]
+        plan = self._run.plans.file(self._policy(span.frame), name, size)
+        span.large.append((i, self._run.uploads.large(span.frame.reader, name, size, plan)))
 
     def _apply(self, span: Span) -> None:
         """Put the files of a span into their directory."""

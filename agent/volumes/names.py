@@ -17,6 +17,8 @@ from agent.volumes.attributes import FileKind
 
 NAMES_IN_MEMORY = 32_768
 _READ_SIZE = 8 * 1024
+_UNKNOWN, _DIRECTORY = int(FileKind.UNKNOWN), int(FileKind.DIRECTORY)
+_DIRECTORY_OR_UNKNOWN = (_DIRECTORY, _UNKNOWN)
 
 
 class NameSpill:
@@ -89,17 +91,13 @@ class SortedNames:
     def list(self, directory: int) -> None:
         """Take every name of an open directory from its current position to its end. Raises OSError."""
         while batch := _native.list_names(directory):
-            unknown: list[bytes] = []
-            for name, d_type in batch:
-                if d_type == FileKind.DIRECTORY:
-                    self._directories.append(name)
-                elif d_type:
-                    self._others.append(name)
-                else:
-                    unknown.append(name)
-            if unknown:
+            others = [name for name, d_type in batch if d_type not in _DIRECTORY_OR_UNKNOWN]
+            self._others += others
+            if len(others) < len(batch):
+                self._directories += [name for name, d_type in batch if d_type == _DIRECTORY]
+                unknown = [name for name, d_type in batch if d_type == _UNKNOWN]
                 for name, status in zip(unknown, _native.stat_many(directory, unknown), strict=True):
-                    is_directory = not isinstance(status, int) and status[0] >> 12 == FileKind.DIRECTORY
+                    is_directory = not isinstance(status, int) and status[0] >> 12 == _DIRECTORY
                     (self._directories if is_directory else self._others).append(name)
             self.count += len(batch)
             if len(self._directories) + len(self._others) >= self._in_memory:
