@@ -26,6 +26,7 @@ TOOLS = (
     "kopia",
     "snapshot-crds",
     "prometheus-crds",
+    "helm",
 )
 """One of each Go module."""
 
