@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from agent.base.clock import Clock
-from agent.base.errors import KubeForbidden, KubeNotFound, KubeUnreadable, LocationNotFound, LocationReadOnly
+from agent.base.errors import KubeNotFound, KubeUnreadable, LocationNotFound, LocationReadOnly
 from agent.jobs.certificates import trusted_certificates
 from agent.jobs.credentials import Credentials, find_credentials, proxy_with_password
 from agent.jobs.limits import share
@@ -69,7 +69,8 @@ class ObjectJobs:
     """Implements `agent.controllers.sources.JobSource`.
 
     All methods raise `LocationError` and its leaves, `RepositoryNotReady`, `RepositoryRefused`, `SourceNotFound`,
-    `SnapshotNotFound`, and `KubeError`. What is `retryable` may heal by itself.
+    `SnapshotNotFound`, and `KubeError`. What is `retryable` may heal by itself, and so may `KubeForbidden`: an API
+    server that has just started refuses all until it knows the roles.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class ObjectJobs:
                 f"there is no backup storage location {name!r} in the namespace {self._namespace}",
                 hint="create it, or restore from a backup in another location",
             ) from None
-        except (KubeForbidden, KubeUnreadable) as error:
+        except KubeUnreadable as error:
             raise LocationNotFound(f"the backup storage location {name!r} cannot be read: {error}") from error
 
     def _secrets_for(self, located: Located, credentials: Credentials, password: str) -> Secrets:

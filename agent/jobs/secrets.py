@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from agent.base.clock import Clock
-from agent.base.errors import KubeForbidden, KubeNotFound, KubeUnreadable, SecretAwaited, SecretMissing
+from agent.base.errors import KubeNotFound, KubeUnreadable, SecretAwaited, SecretMissing
 from agent.kube.api import KubeApi
 from agent.kube.backup_storage_location import SecretKey
 from agent.kube.meta import Key
@@ -44,7 +44,7 @@ class SecretReader:
             secret = await self._api.get(SECRETS, key)
         except KubeNotFound:
             raise self._missing(key, f"{what} does not exist") from None
-        except (KubeForbidden, KubeUnreadable) as error:
+        except KubeUnreadable as error:
             raise SecretMissing(f"{what} cannot be read: {error}") from error
         self._missed.pop(key, None)
         value = secret.data.get(where.key)

@@ -20,6 +20,7 @@ from agent.base.clock import Clock
 from agent.base.errors import (
     CanceledError,
     KubeError,
+    KubeForbidden,
     LighterageError,
     MoverCrashed,
     MoverOutOfMemory,
@@ -61,6 +62,8 @@ class FollowOptions:
     """That a canceled pod may take to end; longer than it gives its own worker."""
     hand_over: float = 300.0
     """For giving the pod its job, which an API server that is away delays."""
+    refused: float = 60.0
+    """The same where the API server refuses it, as one that has just started does until it knows the roles."""
     let_go: float = 10.0
     """For telling a pod to end that nobody waits for any more."""
     backoff: Backoff = DEFAULT_BACKOFF
@@ -194,14 +197,13 @@ class PodWork:
             return  # whoever removes the pod ends it too
 
     async def _begin(self) -> Pod:
-        deadline = self._clock.monotonic() + self._options.hand_over
-        failures = 0
+        begun, failures = self._clock.monotonic(), 0
         while True:
             try:
                 pod = await self._control.begin(self.spec)
             except KubeError as error:
                 failures += 1
-                if not error.retryable or self._clock.monotonic() > deadline:
+                if self._clock.monotonic() - begun >= self._patience(error):
                     raise MoverUnavailable(f"the mover pod could not be given its job: {error}") from error
                 await self._clock.sleep(self._options.backoff.delay(failures, self._rng))
             else:
@@ -209,6 +211,11 @@ class PodWork:
                 self._limits_told = limits_given(pod, self.spec.limits)
                 self._heard = self._clock.monotonic()
                 return pod
+
+    def _patience(self, error: KubeError) -> float:
+        if error.retryable:
+            return self._options.hand_over
+        return self._options.refused if isinstance(error, KubeForbidden) else 0.0
 
     @asynccontextmanager
     async def _informers(self, pod: Pod) -> AsyncIterator[None]:

@@ -313,8 +313,10 @@ def assert_columns(cluster: Cluster, plural: str, name: str, size: int, node: st
     """What `kubectl get` prints of an object that is Completed; of nothing moved it prints nothing."""
     header, *lines = cluster.plane.kubectl("get", plural, f"--namespace={NAMESPACE}").splitlines()
     (row,) = [line.split() for line in lines if line.startswith(f"{name} ")]
-    sizes = [str(size)] * header.count(" BYTES ") if size else []  # the pod volumes of 1.16 have none
-    assert not Counter(["Completed", "default", *sizes, *[node] * bool(node)]) - Counter(row), header
+    wanted = ["Completed", *[node] * bool(node)]
+    wanted += ["default"] * header.count("STORAGE LOCATION")  # the pod volumes of 1.16 have one or the other
+    wanted += [str(size)] * header.count("BYTES") if size else []
+    assert not Counter(wanted) - Counter(row), header
 
 
 def names_in_bucket(cluster: Cluster) -> list[str]:

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 
-from agent.base.errors import LocationInvalid, SecretAwaited, SecretMissing
+from agent.base.errors import KubeForbidden, LocationInvalid, SecretAwaited, SecretMissing
 from agent.jobs.credentials import find_credentials, proxy_with_password
 from agent.jobs.secrets import PATIENCE_SECONDS, SecretReader
 from agent.kube.backup_storage_location import SecretKey
@@ -139,7 +139,7 @@ async def test_a_secret_that_may_not_be_read_is_told_as_such():
     world = World()
     world.put_secret("cloud", credentials=KEYS)
     world.kube.denied.add(("get", "secrets"))
-    with pytest.raises(SecretMissing, match="cannot be read"):
+    with pytest.raises(KubeForbidden, match="secrets velero/cloud"):
         await found(world, bucket())
 
 

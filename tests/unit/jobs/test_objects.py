@@ -21,7 +21,7 @@ from agent.kube.agent_config import AgentConfig, AgentLimits
 from agent.kube.backup_repository import RepositoryPhase
 from agent.kube.backup_storage_location import AccessMode, SecretKey
 from agent.kube.meta import Key
-from agent.kube.resource import BACKUP_REPOSITORIES, SECRETS
+from agent.kube.resource import BACKUP_REPOSITORIES, BACKUP_STORAGE_LOCATIONS, SECRETS
 from agent.kube.volumes import VolumeMode
 from agent.movers.spec import (
     BackupBlock,
@@ -302,6 +302,14 @@ async def test_two_agents_may_ask_for_the_same_repository():
         await job_of(world, upload())
     with pytest.raises(RepositoryNotReady):
         await job_of(world, upload())
+
+
+async def test_an_api_server_that_does_not_know_the_roles_yet_says_nothing_of_the_location():
+    world = ready_world()
+    world.kube.fail("get", BACKUP_STORAGE_LOCATIONS.name, KubeForbidden("the role is not known"))
+    with pytest.raises(KubeForbidden):
+        await job_of(world, upload())
+    assert await job_of(world, upload())
 
 
 @pytest.mark.parametrize("verb", ["list", "create"])

@@ -9,6 +9,7 @@ from agent.base.clock import SystemClock
 from agent.base.errors import (
     CanceledError,
     KubeForbidden,
+    KubeNotFound,
     KubeUnavailable,
     MoverCrashed,
     MoverError,
@@ -471,10 +472,25 @@ async def test_a_pod_that_cannot_be_given_its_job_in_time_is_an_error():
     assert 60 <= cluster.clock.monotonic() < 90
 
 
-async def test_a_missing_right_is_told_at_once():
+async def test_a_missing_right_is_told_after_a_while():
     cluster = await PodCluster().create()
-    cluster.api.fail("patch", PODS.name, KubeForbidden("may not patch pods"))
+    cluster.api.fail("patch", PODS.name, KubeForbidden("may not patch pods"), times=1_000)
     with pytest.raises(MoverUnavailable, match="may not patch pods"):
+        await outcome(cluster)
+    assert 60 <= cluster.clock.monotonic() < 90
+
+
+async def test_an_api_server_that_does_not_know_the_roles_yet_delays_the_job():
+    cluster = await PodCluster().create()
+    cluster.api.fail("patch", PODS.name, KubeForbidden("may not patch pods"), times=3)
+    async with cluster.runner().job(BACKUP, SECRETS) as work, cluster.pod():
+        assert (await work.result()).total_bytes == 1 << 20
+
+
+async def test_a_pod_that_is_gone_is_not_waited_for():
+    cluster = await PodCluster().create()
+    cluster.api.fail("patch", PODS.name, KubeNotFound("there is no such pod"))
+    with pytest.raises(MoverUnavailable, match="there is no such pod"):
         await outcome(cluster)
     assert cluster.clock.monotonic() == 0
 
