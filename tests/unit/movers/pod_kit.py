@@ -153,3 +153,9 @@ class PodCluster:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+async def outcome(cluster, spec=BACKUP, **options):
+    """What the job of a pod comes to."""
+    async with cluster.runner(**options).job(spec, SECRETS) as work:
+        return await work.result()

@@ -8,8 +8,6 @@ import pytest
 from agent.base.clock import SystemClock
 from agent.base.errors import (
     CanceledError,
-    KubeForbidden,
-    KubeNotFound,
     KubeUnavailable,
     MoverCrashed,
     MoverError,
@@ -17,7 +15,6 @@ from agent.base.errors import (
     MoverProtocolError,
     MoverSilent,
     MoverUnavailable,
-    MoverUnsupported,
     OutOfSpace,
     WrongPassword,
 )
@@ -39,13 +36,7 @@ from agent.movers.spec import RateLimits, Secrets
 from agent.movers.supervisor import JobCallbacks
 from agent.testing.fake_movers import FakeMovers, Script
 from tests.unit.movers.moving_kit import PASSWORD, SECRETS, backup_of, new_repository, new_tree, running, snapshots_in
-from tests.unit.movers.pod_kit import BACKUP, KEY, NAME, RESTORE, PodCluster, ended_status
-
-
-async def outcome(cluster, spec=BACKUP, **options):
-    async with cluster.runner(**options).job(spec, SECRETS) as work:
-        return await work.result()
-
+from tests.unit.movers.pod_kit import BACKUP, KEY, NAME, RESTORE, PodCluster, ended_status, outcome
 
 # Whole jobs
 
@@ -449,68 +440,3 @@ async def test_an_agent_that_sees_nothing_does_not_call_a_pod_silent():
         await cluster.waited(600)
         cluster.api.outage(False)
         assert (await work.result()).total_bytes == 1 << 20
-
-
-# Handing over
-
-
-async def test_an_api_server_that_is_away_for_a_while_delays_the_job():
-    cluster = await PodCluster().create()
-    cluster.api.outage(True)
-    async with cluster.runner().job(BACKUP, SECRETS) as work:
-        await cluster.waited(60)
-        cluster.api.outage(False)
-        async with cluster.pod():
-            assert (await work.result()).total_bytes == 1 << 20
-
-
-async def test_a_pod_that_cannot_be_given_its_job_in_time_is_an_error():
-    cluster = await PodCluster().create()
-    cluster.api.outage(True)
-    with pytest.raises(MoverUnavailable, match="could not be given its job"):
-        await outcome(cluster, hand_over=60)
-    assert 60 <= cluster.clock.monotonic() < 90
-
-
-async def test_a_missing_right_is_told_after_a_while():
-    cluster = await PodCluster().create()
-    cluster.api.fail("patch", PODS.name, KubeForbidden("may not patch pods"), times=1_000)
-    with pytest.raises(MoverUnavailable, match="may not patch pods"):
-        await outcome(cluster)
-    assert 60 <= cluster.clock.monotonic() < 90
-
-
-async def test_an_api_server_that_does_not_know_the_roles_yet_delays_the_job():
-    cluster = await PodCluster().create()
-    cluster.api.fail("patch", PODS.name, KubeForbidden("may not patch pods"), times=3)
-    async with cluster.runner().job(BACKUP, SECRETS) as work, cluster.pod():
-        assert (await work.result()).total_bytes == 1 << 20
-
-
-async def test_a_pod_that_is_gone_is_not_waited_for():
-    cluster = await PodCluster().create()
-    cluster.api.fail("patch", PODS.name, KubeNotFound("there is no such pod"))
-    with pytest.raises(MoverUnavailable, match="there is no such pod"):
-        await outcome(cluster)
-    assert cluster.clock.monotonic() == 0
-
-
-async def test_a_pod_that_changes_while_it_is_given_its_job_gets_it_once():
-    cluster = await PodCluster().create()
-    cluster.api.fail("patch", PODS.name, KubeUnavailable("the answer was lost"), after=True)
-    async with cluster.pod():
-        await outcome(cluster)
-    assert cluster.world.started == [NAME]
-
-
-async def test_a_pod_without_an_owner_is_not_used():
-    cluster = await PodCluster().create()
-    await cluster.api.patch(PODS, KEY, {"metadata": {"ownerReferences": None}})
-    with pytest.raises(MoverUnavailable, match="belongs to no object"):
-        await outcome(cluster)
-
-
-async def test_a_customers_key_of_the_bucket_is_not_sent_to_a_pod():
-    cluster = await PodCluster().create()
-    with pytest.raises(MoverUnsupported):
-        cluster.runner().job(BACKUP, Secrets(password="x", sse_customer_key=b"k" * 32))
