@@ -97,10 +97,13 @@ def test_what_was_read_once_is_not_cached_and_what_was_cached_stays(path: Path) 
 def test_small_files_that_were_read_are_not_cached(path: Path) -> None:
     needs_support(path)
     folder = os.open(path.parent, os.O_RDONLY)
-    ((_, data),) = _native.read_many(folder, [b"f"], len(DATA), len(DATA), page_cache.ONCE)
+    second = path.with_name("g")
+    second.write_bytes(DATA)
+    forget(second)
+    found = _native.read_many(folder, [b"f", b"g"], len(DATA), 2 * len(DATA), page_cache.ONCE)
     os.close(folder)
-    assert data == DATA
-    assert cached_pages(path) == 0
+    assert [item if isinstance(item, int) else item[1] for item in found] == [DATA, DATA]
+    assert cached_pages(path) == cached_pages(second) == 0
 
 
 def test_what_was_written_whole_is_not_cached_from_half_a_mebibyte_on(path: Path) -> None:

@@ -89,6 +89,36 @@ def test_a_batch_never_holds_more_bytes_than_its_total(tmp_path: Path) -> None:
         assert [isinstance(file, FileContent) and file.data is not None for file in read] == [True, True, False]
 
 
+def test_files_that_grow_while_they_are_read_take_no_more_than_the_total(tmp_path: Path) -> None:
+    # /proc says size 0: all three have grown since they were opened.
+    with open_directory("/proc/self") as root:
+        length = len(Path("/proc/self/cmdline").read_bytes())
+        read = root.read_files([b"cmdline"] * 3, 2 * length, total=2 * length)
+        assert [file.data and len(file.data) for file in read if isinstance(file, FileContent)] == [
+            length,
+            length,
+            None,
+        ]
+
+
+def test_many_files_that_are_not_cached_come_back_in_order(tmp_path: Path) -> None:
+    contents = {f"{n:03d}".encode(): os.urandom(1 + 97 * n % 5000) for n in range(150)}
+    for name, data in contents.items():
+        path = tmp_path / os.fsdecode(name)
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    os.unlink(tmp_path / "070")
+    (tmp_path / "071").unlink()
+    (tmp_path / "071").mkdir()
+    expected = {**contents, b"070": Unreadable(b"070", errno.ENOENT), b"071": Unreadable(b"071", errno.EISDIR)}
+    with open_directory(tmp_path.as_posix()) as root:
+        read = root.read_files(list(contents), 5000, total=1 << 20)
+    assert [file.data if isinstance(file, FileContent) else file for file in read] == list(expected.values())
+
+
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"/etc", b"a\0b"])
 def test_names_that_lead_elsewhere_are_refused_by_every_call(tmp_path: Path, name: bytes) -> None:
     (tmp_path / "a").mkdir()
