@@ -19,8 +19,10 @@ from agent.cli.progress import Frame, progress_option, shown
 
 if TYPE_CHECKING:
     from agent.repository.content_writer import WriterStats
+    from agent.repository.ids import ManifestId
+    from agent.repository.repository import Repository
     from agent.snapshots.progress import UploadProgress
-    from agent.snapshots.upload import UploadOptions, UploadResult
+    from agent.snapshots.upload import UploadResult
     from agent.storage.meter import RequestTotals
 
 OPERATIONS = ("get", "put", "stat", "list", "delete")
@@ -120,62 +122,57 @@ def backup(
     absolute = os.path.abspath(path)
     owner = parse_source(source if source is not None else absolute)
 
-    from agent.repository.writer import WriterOptions
     from agent.snapshots.progress import Cancellation, UploadProgress
-    from agent.snapshots.upload import CHECKPOINT_INTERVAL, UploadOptions
 
-    options = UploadOptions(
-        description=description,
-        tags=parse_tags(tags),
-        pins=pins,
-        parallel=parallel or 0,
-        fail_fast=fail_fast,
-        full=full,
-        velero=velero,
-        ignore_rules=not no_ignore,
-        one_file_system=one_file_system,
-        checkpoint_interval=CHECKPOINT_INTERVAL if checkpoint_interval is None else checkpoint_interval,
-    )
+    wanted = parse_tags(tags)
     counters, cancellation = UploadProgress(), Cancellation()
     started = time.monotonic()
-    saves = False
+    saves_within: float | None = None
 
     def interrupt() -> bool:
-        if saves:
-            note(
-                f"\nInterrupted: saving what there is, for {options.save_within:g} seconds. Once more ends it at once."
-            )
+        if saves_within is not None:
+            note(f"\nInterrupted: saving what there is, for {saves_within:g} seconds. Once more ends it at once.")
             cancellation.cancel()
-        return saves
+        return saves_within is not None
 
     async def work() -> BackupResult:
-        nonlocal saves
+        nonlocal saves_within
         async with connection.storage() as storage:
             async with (
-                connection.repository_in(storage, read_only=False) as repository,
+                connection.repository_in(storage, read_only=False, needs=["agent.snapshots.upload"]) as repository,
                 shown("Backing up", lambda: _frame(counters), enabled=progress),
             ):
-                chosen = options
-                if parent is not None:
-                    from agent.cli.selection import choose_snapshot
+                from agent.snapshots.upload import CHECKPOINT_INTERVAL, UploadOptions
 
-                    chosen = replace_parent(options, choose_snapshot(repository, parent, str(owner)).id)
                 if block:
                     from agent.snapshots.upload_device import upload_device as upload
                 else:
                     from agent.snapshots.upload import upload_tree as upload
-                async with repository.writer(WriterOptions()) as writer:
-                    saves = True
+                options = UploadOptions(
+                    description=description,
+                    tags=wanted,
+                    pins=pins,
+                    parallel=parallel or 0,
+                    fail_fast=fail_fast,
+                    full=full,
+                    parent=None if parent is None else _chosen(repository, parent, str(owner)),
+                    velero=velero,
+                    ignore_rules=not no_ignore,
+                    one_file_system=one_file_system,
+                    checkpoint_interval=CHECKPOINT_INTERVAL if checkpoint_interval is None else checkpoint_interval,
+                )
+                async with repository.writer() as writer:
+                    saves_within = options.save_within
                     result = await upload(
                         repository,
                         writer,
                         owner,
                         absolute,
-                        options=chosen,
+                        options=options,
                         progress=counters,
                         cancellation=cancellation,
                     )
-                    saves = False
+                    saves_within = None
                 stats = writer.stats
             done = _result(result, counters, stats, storage.snapshot(), time.monotonic() - started)
             return msgspec.structs.replace(done, warnings=[*done.warnings, *_about_place(connection, absolute)])
@@ -212,13 +209,10 @@ def _about_place(connection: Connection, path: str) -> list[str]:
     return [f"the repository lies in {path}: each backup stores the earlier ones again, unless a .kopiaignore names it"]
 
 
-def replace_parent(options: UploadOptions, parent: str) -> UploadOptions:
-    """The same options with the snapshot to compare with."""
-    from dataclasses import replace
+def _chosen(repository: Repository, parent: str, owner: str) -> ManifestId:
+    from agent.cli.selection import choose_snapshot
 
-    from agent.repository.ids import ManifestId
-
-    return replace(options, parent=ManifestId(parent))
+    return choose_snapshot(repository, parent, owner).id
 
 
 def _frame(counters: UploadProgress) -> Frame:

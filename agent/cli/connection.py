@@ -6,9 +6,11 @@ and for the password a prompt on a terminal. The password itself is never rememb
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,9 +113,23 @@ class Connection:
 
     @asynccontextmanager
     async def repository_in(
-        self, storage: MeteredStorage, *, read_only: bool = True, ignore_damaged: bool = False
+        self,
+        storage: MeteredStorage,
+        *,
+        read_only: bool = True,
+        ignore_damaged: bool = False,
+        needs: Sequence[str] = (),
     ) -> AsyncIterator[Repository]:
-        """The repository in an open store; `ignore_damaged` finds what can be found among damaged manifests."""
+        """The repository in an open store; `ignore_damaged` finds what can be found among damaged manifests.
+
+        What is needed to work with it, and the modules that the caller `needs` besides, are imported while its key is
+        derived on another core: one takes as long as the other.
+        """
+        from agent.repository.format_manager import FormatManager, cache_folder
+
+        loading = FormatManager.load(storage, self.password(), cache_dir=cache_folder(self.cache_dir, storage))
+        manager, _ = await asyncio.gather(loading, asyncio.to_thread(_import, ("agent.repository.repository", *needs)))
+
         from agent.repository.repository import OpenOptions, Repository
 
         identity = default_identity()
@@ -126,7 +142,7 @@ class Connection:
             username=identity.username,
             hostname=identity.hostname,
         )
-        async with Repository.open(storage, self.password(), options=options) as repository:
+        async with Repository.open(storage, self.password(), options=options, manager=manager) as repository:
             for feature in repository.format.unknown_features():
                 warn(f"the repository asks for a feature that this release does not know: {feature}")
             yield repository
@@ -139,6 +155,11 @@ class Connection:
             self.repository_in(storage, read_only=read_only, ignore_damaged=ignore_damaged) as repository,
         ):
             yield repository
+
+
+def _import(modules: Sequence[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
 
 
 def config_file() -> Path:

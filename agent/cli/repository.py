@@ -317,8 +317,7 @@ def change_password_command(connection: Connection, as_json: bool, new_password_
     Everybody who uses the repository needs the new password from now on; at the latest after 15 minutes. Nothing but
     two small blobs is written, since the password only seals the keys.
     """
-    from agent.repository.format_manager import change_password
-    from agent.repository.repository import cache_folder
+    from agent.repository.format_manager import cache_folder, change_password
 
     old = connection.password()
     new = _new_password(new_password_file)

@@ -124,23 +124,8 @@ def restore(
     TARGET, or a file of its name in the folder TARGET. A restore that was cut short goes on where it stopped. Exit
     status 74: it went to its end, but something could not be restored.
     """
-    from agent.snapshots.restore import RestoreOptions
-    from agent.snapshots.restore import restore as restore_tree
     from agent.snapshots.restore_report import RestoreReport
-    from agent.snapshots.tree import find_entry
-    from agent.volumes.tree_write import Existing
 
-    options = RestoreOptions(
-        existing=Existing(on_existing),
-        delete_extra=delete_extra,
-        sparse=sparse,
-        fail_fast=fail_fast,
-        owners=not skip_owners,
-        modes=not skip_modes,
-        times=not skip_times,
-        parallel=parallel or 0,
-        sync=sync,
-    )
     report = RestoreReport()
     started = time.monotonic()
     whole: list[Entry] = []
@@ -148,7 +133,23 @@ def restore(
     async def work() -> RestoreResult:
         name, path = split_path(snapshot)
         async with connection.storage() as storage:
-            async with connection.repository_in(storage) as repository:
+            async with connection.repository_in(storage, needs=["agent.snapshots.restore"]) as repository:
+                from agent.snapshots.restore import RestoreOptions
+                from agent.snapshots.restore import restore as restore_tree
+                from agent.snapshots.tree import find_entry
+                from agent.volumes.tree_write import Existing
+
+                options = RestoreOptions(
+                    existing=Existing(on_existing),
+                    delete_extra=delete_extra,
+                    sparse=sparse,
+                    fail_fast=fail_fast,
+                    owners=not skip_owners,
+                    modes=not skip_modes,
+                    times=not skip_times,
+                    parallel=parallel or 0,
+                    sync=sync,
+                )
                 chosen = choose_snapshot(repository, name, source)
                 if not as_json and name == "latest":
                     note(f"Restoring snapshot {chosen.id} of {printable(str(chosen.source))}")

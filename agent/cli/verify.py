@@ -104,7 +104,7 @@ def verify(
     All directories are read; everything that files are made of is looked for; files are read, decrypted and hashed,
     all or a share of them, chosen at random. Exit status 75: something cannot be restored.
     """
-    from agent.repository.repository import cache_folder
+    from agent.repository.format_manager import cache_folder
     from agent.snapshots.verify import VerifyOptions, VerifyReport, verify_snapshots
 
     if existence_only and files_percent is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -180,6 +181,16 @@ class FormatManager:
         blobs = _Blobs(blob, await _get_small(self._storage, BLOBCFG_BLOB), fetched_ns, cached=False)
         await asyncio.to_thread(self._cache.write, blobs)
         return blobs
+
+
+def cache_folder(cache_dir: Path | None, storage: BlobStorage) -> Path | None:
+    """Where what is cached of `storage` lies, given the folder for all.
+
+    A folder per location, since the format blob is cached before anything tells repositories apart.
+    """
+    if cache_dir is None:
+        return None
+    return cache_dir / hashlib.blake2b(storage.location.encode(), digest_size=12).hexdigest()
 
 
 async def change_password(

@@ -10,7 +10,6 @@ storage stays the caller's. Reading needs nothing more. `writer` gives the other
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -29,7 +28,7 @@ from agent.repository.disk_cache import CountedCache, DiskCache, LocalCache, Pri
 from agent.repository.ecc import new_cipher
 from agent.repository.encryption import Cipher
 from agent.repository.format_blob import RepositoryFormat
-from agent.repository.format_manager import MAX_AGE_S, FormatManager
+from agent.repository.format_manager import MAX_AGE_S, FormatManager, cache_folder
 from agent.repository.hashing import Hasher, new_hasher
 from agent.repository.index_cache import IndexCache
 from agent.repository.index_commit import IndexCommitter
@@ -113,9 +112,14 @@ class Repository:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, storage: BlobStorage, password: str, *, options: OpenOptions | None = None
+        cls,
+        storage: BlobStorage,
+        password: str,
+        *,
+        options: OpenOptions | None = None,
+        manager: FormatManager | None = None,
     ) -> AsyncIterator[Repository]:
-        """The repository in `storage`.
+        """The repository in `storage`; `manager` is its format, where the caller has loaded that already.
 
         Raises `NotARepository`, `WrongPassword`, `RepositoryLocked`, `NewerFormat`, `RequiredFeatureUnknown`,
         `AlgorithmUnsupported`, `CorruptFormat`, `CorruptIndex`, and what the storage raises. Damaged manifests are
@@ -123,7 +127,7 @@ class Repository:
         """
         options = options or OpenOptions()
         folder = cache_folder(options.cache_dir, storage)
-        manager = await FormatManager.load(
+        manager = manager or await FormatManager.load(
             storage, password, cache_dir=folder, clock=options.clock, max_age_s=options.max_format_age_s
         )
         try:
@@ -256,16 +260,6 @@ class Repository:
         if self.format.epoch_parameters.enabled:
             return await list_epoch_indexes(self.storage)
         return await list_legacy_indexes(self.storage, self.sealer)
-
-
-def cache_folder(cache_dir: Path | None, storage: BlobStorage) -> Path | None:
-    """Where what is cached of `storage` lies, given the folder for all.
-
-    A folder per location, since the format blob is cached before anything tells repositories apart.
-    """
-    if cache_dir is None:
-        return None
-    return cache_dir / hashlib.blake2b(storage.location.encode(), digest_size=12).hexdigest()
 
 
 def _open_caches(
