@@ -127,13 +127,18 @@ def scrypt_romix(block: Buffer, n: int, stride: int, portably: bool = False, /) 
 
 # split.c
 
-def buzhash_cut(buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, /) -> int:
+def buzhash_cut(
+    buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, portably: bool = False, /
+) -> int:
     """The length of the chunk that begins with `buffer`, or 0 when its first `length` bytes hold no cut (§6.3).
 
-    Cuts up to `scanned` were looked for before. `minimum` is at least 64. Raises `ValueError` when lengths contradict.
+    Cuts up to `scanned` were looked for before. `minimum` is at least 64. `portably` is without instructions that only
+    some processors have. Raises `ValueError` when lengths contradict.
     """
 
-def rabin_karp_cut(buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, /) -> int:
+def rabin_karp_cut(
+    buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, portably: bool = False, /
+) -> int:
     """As `buzhash_cut`, with the other rolling hash."""
 
 # index.c

@@ -5,11 +5,16 @@
  *
  * Rolling is one dependent step after another, while a core could do several at once: blocks of four stretches are rolled
  * side by side, each primed with its own window, only to learn whether the block holds a cut. The rare block that does is
- * searched again in order. */
+ * searched again in order. Processors that look up 64 bytes at once need no rolling (`wide_block`): half the time. */
 #include "native.h"
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define BUZHASH_WIDE 1
+#include <immintrin.h>
+#endif
 
 #define WINDOW 64
 #define STRETCH 2048
@@ -20,6 +25,7 @@ typedef struct {
     const uint8_t *data;
     Py_ssize_t first, last;
     uint64_t mask;
+    bool portably; /* without instructions that only some processors have */
 } search;
 
 static const uint32_t BUZHASH[256] = {
@@ -80,6 +86,74 @@ static bool buz_block(const uint8_t *at, uint32_t mask) {
     }
 }
 
+#ifdef BUZHASH_WIDE
+#define WIDE __attribute__((target("avx512f,avx512bw,avx512vbmi")))
+#define LOOKED_UP 64
+#define ROTATED_AND_ADDED(sum, before, n) \
+    _mm512_xor_si512(sum, _mm512_rol_epi32(_mm512_alignr_epi32(sum, before, 16 - (n)), n))
+
+static uint8_t planes[4][256]; /* the bytes of BUZHASH, lowest first */
+
+/* Sums over the last 1, 2, 4 ... bytes at the sixteen positions before: the hash over 64 is two over 32, and so on. */
+typedef struct {
+    __m512i over_1, over_2, over_4, over_8, over_16, over_32, over_32_before;
+} sums;
+
+/* The hashes at sixteen positions whose bytes have these values. */
+WIDE static inline __m512i next_hashes(sums *s, __m512i over_1) {
+    __m512i over_2 = ROTATED_AND_ADDED(over_1, s->over_1, 1);
+    __m512i over_4 = ROTATED_AND_ADDED(over_2, s->over_2, 2);
+    __m512i over_8 = ROTATED_AND_ADDED(over_4, s->over_4, 4);
+    __m512i over_16 = ROTATED_AND_ADDED(over_8, s->over_8, 8);
+    __m512i over_32 = _mm512_xor_si512(over_16, _mm512_rol_epi32(s->over_16, 16));
+    __m512i over_64 = _mm512_xor_si512(over_32, s->over_32_before); /* rotated by the 32 bits of a hash: as it was */
+    *s = (sums){over_1, over_2, over_4, over_8, over_16, over_32, s->over_32};
+    return over_64;
+}
+
+/* One byte of the value of each of 64 bytes. */
+WIDE static inline __m512i look_up(const uint8_t *plane, __m512i bytes, __mmask64 high, __mmask64 odd) {
+    const __m512i *quarters = (const __m512i *)plane;
+    __m512i found = _mm512_permutexvar_epi8(bytes, _mm512_loadu_si512(quarters));
+    found = _mm512_mask_permutexvar_epi8(found, odd & ~high, bytes, _mm512_loadu_si512(quarters + 1));
+    found = _mm512_mask_permutexvar_epi8(found, high & ~odd, bytes, _mm512_loadu_si512(quarters + 2));
+    return _mm512_mask_permutexvar_epi8(found, high & odd, bytes, _mm512_loadu_si512(quarters + 3));
+}
+
+/* The values of the 64 bytes from `at` on, in four times sixteen. */
+WIDE static inline void look_up_all(const uint8_t *at, __m512i values[4]) {
+    /* Four at a time, so that the two steps that interleave the planes leave them in order. */
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_loadu_si512(at));
+    __mmask64 high = _mm512_movepi8_mask(bytes), odd = _mm512_movepi8_mask(_mm512_slli_epi16(bytes, 1));
+    __m512i p0 = look_up(planes[0], bytes, high, odd), p1 = look_up(planes[1], bytes, high, odd);
+    __m512i p2 = look_up(planes[2], bytes, high, odd), p3 = look_up(planes[3], bytes, high, odd);
+    __m512i low01 = _mm512_unpacklo_epi8(p0, p1), high01 = _mm512_unpackhi_epi8(p0, p1);
+    __m512i low23 = _mm512_unpacklo_epi8(p2, p3), high23 = _mm512_unpackhi_epi8(p2, p3);
+    values[0] = _mm512_unpacklo_epi16(low01, low23), values[1] = _mm512_unpackhi_epi16(low01, low23);
+    values[2] = _mm512_unpacklo_epi16(high01, high23), values[3] = _mm512_unpackhi_epi16(high01, high23);
+}
+
+/* As `buz_block`, and true also for a cut at the length after the last. */
+WIDE static bool wide_block(const uint8_t *at, uint32_t mask) {
+    const __m512i masks = _mm512_set1_epi32((int)mask);
+    __m512i values[4];
+    sums s = {0};
+    look_up_all(at - WINDOW, values);
+    for (int i = 0; i < 4; i++) next_hashes(&s, values[i]);
+    if (!(buz_window(at) & mask)) return true;
+    for (Py_ssize_t i = 0; i < BLOCK; i += LOOKED_UP) {
+        look_up_all(at + i, values);
+        __mmask16 cuts = 0;
+        for (int k = 0; k < 4; k++) cuts |= _mm512_testn_epi32_mask(next_hashes(&s, values[k]), masks);
+        if (cuts) return true;
+    }
+    return false;
+}
+
+static bool has_wide(void) { return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi"); }
+#endif
+
 /* The first cut among the lengths from `at` to `last`, or 0. */
 static Py_ssize_t buz_in_order(const uint8_t *data, Py_ssize_t at, Py_ssize_t last, uint32_t mask) {
     for (uint32_t h = buz_window(data + at); h & mask; at++) {
@@ -91,8 +165,12 @@ static Py_ssize_t buz_in_order(const uint8_t *data, Py_ssize_t at, Py_ssize_t la
 
 static Py_ssize_t buz_search(const search *s) {
     const uint32_t mask = (uint32_t)s->mask;
+    bool (*holds_cut)(const uint8_t *, uint32_t) = buz_block;
+#ifdef BUZHASH_WIDE
+    if (!s->portably && has_wide()) holds_cut = wide_block;
+#endif
     Py_ssize_t at = s->first;
-    while (s->last - at >= BLOCK && !buz_block(s->data + at, mask)) at += BLOCK;
+    while (s->last - at >= BLOCK && !holds_cut(s->data + at, mask)) at += BLOCK;
     return buz_in_order(s->data, at, s->last, mask);
 }
 
@@ -109,6 +187,10 @@ static uint64_t residue(uint64_t value) {
 }
 
 void split_prepare(void) {
+#ifdef BUZHASH_WIDE
+    for (int b = 0; b < 256; b++)
+        for (int i = 0; i < 4; i++) planes[i][b] = (uint8_t)(BUZHASH[b] >> (8 * i));
+#endif
     for (unsigned b = 0; b < 256; b++) {
         uint64_t out = b;
         for (int i = 0; i < WINDOW - 1; i++) out = residue(out << 8);
@@ -162,14 +244,15 @@ static PyObject *find_cut(PyObject *args, Py_ssize_t (*search_for)(const search 
     Py_buffer buffer;
     Py_ssize_t length, scanned, minimum, maximum, found = 0;
     unsigned long long mask;
-    if (!PyArg_ParseTuple(args, "y*nnnnK", &buffer, &length, &scanned, &minimum, &maximum, &mask)) return NULL;
+    int portably = 0;
+    if (!PyArg_ParseTuple(args, "y*nnnnK|p", &buffer, &length, &scanned, &minimum, &maximum, &mask, &portably)) return NULL;
     if (length < 0 || length > buffer.len || scanned < 0 || minimum < WINDOW || maximum < minimum ||
         mask > UINT32_MAX) {
         PyBuffer_Release(&buffer);
         PyErr_SetString(PyExc_ValueError, "lengths do not fit together");
         return NULL;
     }
-    search s = {.data = buffer.buf, .mask = mask};
+    search s = {.data = buffer.buf, .mask = mask, .portably = portably};
     s.first = scanned < minimum ? minimum : scanned + 1;
     s.last = length < maximum ? length : maximum;
     Py_BEGIN_ALLOW_THREADS

@@ -82,7 +82,16 @@ def test_the_reference_hash_gives_the_documented_values() -> None:
     assert _buzhash(bytes(64)) == _buzhash(b"x" * 64) == 0
 
 
-_CASES = [(_native.buzhash_cut, _buzhash), (_native.rabin_karp_cut, _rabin_karp)]
+def _portable_buzhash_cut(*arguments: Any) -> int:
+    """What processors without wide look-ups do."""
+    return _native.buzhash_cut(*arguments, True)
+
+
+_CASES = [
+    (_native.buzhash_cut, _buzhash),
+    (_portable_buzhash_cut, _buzhash),
+    (_native.rabin_karp_cut, _rabin_karp),
+]
 
 
 @settings(max_examples=60)
@@ -103,6 +112,25 @@ def test_the_compiled_search_finds_what_the_plain_one_finds(
     data = data[:1500] + bytes(200) + data[1700:]
     arguments = (length, scanned, minimum, minimum + room, mask)
     assert native(data, *arguments) == _plain_cut(plain, data, arguments)
+
+
+@pytest.mark.parametrize("seed", [b"a", b"b", b"c"])
+def test_the_search_does_not_depend_on_the_processor(seed: bytes) -> None:
+    data = hashlib.shake_128(seed).digest(3 << 20) + bytes(100_000) + hashlib.shake_128(seed * 2).digest(1 << 20)
+    sizes = (1 << 14, 1 << 16, 1 << 19)
+    assert _cuts(_native.buzhash_cut, data, sizes) == _cuts(_portable_buzhash_cut, data, sizes)
+
+
+def _cuts(cut: Any, data: bytes, sizes: tuple[int, ...]) -> list[list[int]]:
+    """All cuts by average size."""
+    found = []
+    for size in sizes:
+        at, ends = 0, []
+        while length := cut(memoryview(data)[at:], len(data) - at, 0, size // 2, size * 2, size - 1):
+            at += length
+            ends.append(at)
+        found.append(ends)
+    return found
 
 
 @pytest.mark.parametrize(("native", "plain"), _CASES)
