@@ -61,11 +61,12 @@ def stat_many(
     """lstat of each name."""
 
 def read_many(
-    directory: int, names: Sequence[bytes], limit: int, total: int, flags: int, /
+    directory: int, names: Sequence[bytes], limit: int, total: int, flags: int, at_once: int, /
 ) -> list[tuple[tuple[int, int, int, int, int, int, int, int, int], bytes | None] | int]:
     """Each regular file whole, links not followed; None for data beyond `limit` bytes or without room in `total`.
 
-    `flags` are those of preadv2(2), left out where the file system does not have them.
+    `flags` are those of preadv2(2), left out where the file system does not have them. `at_once` files are open, and
+    asked for before the first is waited for.
 
     A directory is EISDIR, anything else that is no regular file ESTALE.
     """

@@ -22,7 +22,6 @@
 
 #define LIST_BYTES (128 * 1024)
 #define READ_START 512
-#define FILES_AT_ONCE 64
 #define LINK_START 256
 #define LINK_LIMIT (1024 * 1024)
 #define NS_PER_SECOND 1000000000LL
@@ -236,11 +235,11 @@ static PyObject *read_many(PyObject *self, PyObject *args) {
     (void)self;
     int dir_fd;
     PyObject *names, *keep;
-    Py_ssize_t count, limit, total;
+    Py_ssize_t count, limit, total, at_once;
     int flags;
-    if (!PyArg_ParseTuple(args, "iOnni", &dir_fd, &names, &limit, &total, &flags)) return NULL;
-    if (limit < 0 || total < 0 || limit > PY_SSIZE_T_MAX / 2) {
-        PyErr_SetString(PyExc_ValueError, "limits are not negative and fit in memory");
+    if (!PyArg_ParseTuple(args, "iOnnin", &dir_fd, &names, &limit, &total, &flags, &at_once)) return NULL;
+    if (limit < 0 || total < 0 || limit > PY_SSIZE_T_MAX / 2 || at_once < 1) {
+        PyErr_SetString(PyExc_ValueError, "limits are not negative and fit in memory, and one file at a time is the least");
         return NULL;
     }
     struct looked_up *items = take_names(names, &keep, &count);
@@ -248,9 +247,9 @@ static PyObject *read_many(PyObject *self, PyObject *args) {
     Py_BEGIN_ALLOW_THREADS
     int no_atime = O_NOATIME;
     size_t left = (size_t)total;
-    for (Py_ssize_t start = 0; start < count; start += FILES_AT_ONCE) {
+    for (Py_ssize_t start = 0, n; start < count; start += n) {
         struct looked_up *some = items + start;
-        Py_ssize_t n = count - start < FILES_AT_ONCE ? count - start : FILES_AT_ONCE;
+        n = count - start < at_once ? count - start : at_once;
         for (Py_ssize_t i = 0; i < n; i++) {
             struct looked_up *item = &some[i];
             if (item->error) continue;

@@ -27,6 +27,8 @@ from agent.volumes.attributes import Attributes
 from agent.volumes.tree_read import DirectoryReader, FileContent, FileReader, Unreadable
 
 _READS_OF_A_BATCH = 4
+_OPEN_SMALL_FILES = 256
+_AT_ONCE = 64
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -68,6 +70,7 @@ class FileUploads:
         self._progress = progress
         self.threads = threads
         """That read, and as many that hash."""
+        self._at_once = max(1, min(_AT_ONCE, _OPEN_SMALL_FILES // threads))
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="upload")
         self._helpers = ThreadPoolExecutor(threads, thread_name_prefix="hash")
         # Each worker holds at most one; what is left is handed to helpers.
@@ -102,7 +105,7 @@ class FileUploads:
     ) -> list[Stored | Unreadable | None]:
         self._cancellation.check()
         try:
-            files = reader.read_files(names, limit, total=total)
+            files = reader.read_files(names, limit, total=total, at_once=self._at_once)
         except OSError as error:
             return [Unreadable(name, error.errno or errno.EIO) for name in names]
         data = [item.data for item in files if isinstance(item, FileContent) and item.data is not None]

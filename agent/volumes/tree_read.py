@@ -181,14 +181,18 @@ class DirectoryReader:
             for name, status in zip(names, found, strict=True)
         ]
 
-    def read_files(self, names: Sequence[bytes], limit: int, *, total: int) -> list[FileContent | Unreadable]:
+    def read_files(
+        self, names: Sequence[bytes], limit: int, *, total: int, at_once: int = 1
+    ) -> list[FileContent | Unreadable]:
         """Small regular files whole, in the order of `names`; together at most `total` bytes are read.
+
+        `at_once` of them are open and asked for, so that the volume's latency counts once for all of these.
 
         Files with more than `limit` bytes, and those for which `total` has no room, have no data: take `open_file`.
         The attributes are those of the open file before its first byte was read.
         """
         with self._tree.handles.pinned(self._node) as fd:
-            found = _native.read_many(fd, names, limit, total, page_cache.ONCE)
+            found = _native.read_many(fd, names, limit, total, page_cache.ONCE, at_once)
         return [
             Unreadable(name, item) if isinstance(item, int) else FileContent(name, Attributes(*item[0]), item[1])
             for name, item in zip(names, found, strict=True)

@@ -100,7 +100,7 @@ def test_small_files_that_were_read_are_not_cached(path: Path) -> None:
     second = path.with_name("g")
     second.write_bytes(DATA)
     forget(second)
-    found = _native.read_many(folder, [b"f", b"g"], len(DATA), 2 * len(DATA), page_cache.ONCE)
+    found = _native.read_many(folder, [b"f", b"g"], len(DATA), 2 * len(DATA), page_cache.ONCE, 2)
     os.close(folder)
     assert [item if isinstance(item, int) else item[1] for item in found] == [DATA, DATA]
     assert cached_pages(path) == cached_pages(second) == 0
@@ -138,7 +138,7 @@ def test_a_file_system_that_cannot_gets_plain_calls(in_memory: Path) -> None:
         assert buffer == DATA[3:]
         assert read_once(file.fileno(), buffer, len(DATA)) == 0
     folder = os.open(in_memory, os.O_RDONLY)
-    (found,) = _native.read_many(folder, [b"f"], len(DATA), len(DATA), flags_for("6.18"))
+    (found,) = _native.read_many(folder, [b"f"], len(DATA), len(DATA), flags_for("6.18"), 1)
     os.close(folder)
     assert not isinstance(found, int)
     assert found[1] == DATA

@@ -116,8 +116,8 @@ def deny(monkeypatch, *names, error=errno.EACCES):
     """These files cannot be read; permissions would not keep root away."""
     read_many = _native.read_many
 
-    def read(fd, wanted, limit, total, flags):
-        found = read_many(fd, wanted, limit, total, flags)
+    def read(fd, wanted, *arguments):
+        found = read_many(fd, wanted, *arguments)
         return [error if name in names else item for name, item in zip(wanted, found, strict=True)]
 
     open_file = DirectoryReader.open_file

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import socket
 import stat
@@ -93,7 +94,7 @@ def test_files_that_grow_while_they_are_read_take_no_more_than_the_total(tmp_pat
     # /proc says size 0: all three have grown since they were opened.
     with open_directory("/proc/self") as root:
         length = len(Path("/proc/self/cmdline").read_bytes())
-        read = root.read_files([b"cmdline"] * 3, 2 * length, total=2 * length)
+        read = root.read_files([b"cmdline"] * 3, 2 * length, total=2 * length, at_once=3)
         assert [file.data and len(file.data) for file in read if isinstance(file, FileContent)] == [
             length,
             length,
@@ -101,7 +102,8 @@ def test_files_that_grow_while_they_are_read_take_no_more_than_the_total(tmp_pat
         ]
 
 
-def test_many_files_that_are_not_cached_come_back_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 64, 1000])
+def test_many_files_that_are_not_cached_come_back_in_order(tmp_path: Path, at_once: int) -> None:
     contents = {f"{n:03d}".encode(): os.urandom(1 + 97 * n % 5000) for n in range(150)}
     for name, data in contents.items():
         path = tmp_path / os.fsdecode(name)
@@ -115,8 +117,23 @@ def test_many_files_that_are_not_cached_come_back_in_order(tmp_path: Path) -> No
     (tmp_path / "071").mkdir()
     expected = {**contents, b"070": Unreadable(b"070", errno.ENOENT), b"071": Unreadable(b"071", errno.EISDIR)}
     with open_directory(tmp_path.as_posix()) as root:
-        read = root.read_files(list(contents), 5000, total=1 << 20)
+        read = root.read_files(list(contents), 5000, total=1 << 20, at_once=at_once)
     assert [file.data if isinstance(file, FileContent) else file for file in read] == list(expected.values())
+
+
+def test_no_more_files_are_open_than_asked_for(tmp_path: Path) -> None:
+    for n in range(200):
+        (tmp_path / f"{n:03d}").write_bytes(b"x")
+    names = sorted(os.fsencode(path.name) for path in tmp_path.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open_directory(tmp_path.as_posix()) as root:
+        in_use = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 1 + 20, hard))
+        try:
+            read = root.read_files(names, 10, total=10_000, at_once=20)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [file.data for file in read if isinstance(file, FileContent)] == [b"x"] * 200
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"/etc", b"a\0b"])
