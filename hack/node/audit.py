@@ -24,19 +24,32 @@ POLICY: Final[dict[str, Any]] = {
 
 
 class Requests:
-    """Counts from the moment it is made; without a log it counts nothing."""
+    """Counts from the moment it is made, over all files into which the log is rotated; without a log nothing."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        self._from = log.stat().st_size if log.exists() else 0
+        self._file, self._from = _identity(log) if log.exists() else (0, 0)
 
     def of_data_movement(self) -> int:
         """By agents and the pods that move data, not by Velero's server, its hooks and its maintenance."""
-        if not self._log.exists():
-            return 0
-        with open(self._log, encoding="utf-8") as lines:
-            lines.seek(self._from)
-            return sum(_by_agent(line) for line in lines if line.endswith("\n"))
+        count = 0
+        for path in self._files():
+            with open(path, encoding="utf-8") as lines:
+                lines.seek(self._from if _identity(path)[0] == self._file else 0)
+                count += sum(_by_agent(line) for line in lines if line.endswith("\n"))
+        return count
+
+    def _files(self) -> list[Path]:
+        """Those with lines since then, oldest first: a rotated file has its time in its name, and keeps its inode."""
+        files = sorted(self._log.parent.glob(f"{self._log.stem}-*{self._log.suffix}"))
+        files += [self._log] if self._log.exists() else []
+        then = next((i for i, path in enumerate(files) if _identity(path)[0] == self._file), 0)
+        return files[then:]
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size
 
 
 def _by_agent(line: str) -> bool:

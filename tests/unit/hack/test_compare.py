@@ -47,5 +47,19 @@ def test_requests_count_from_now_on_and_only_those_of_agents_and_their_pods(tmp_
     assert requests.of_data_movement() == 2
 
 
+def test_requests_count_over_files_that_the_log_was_rotated_into(tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    line = _line("system:serviceaccount:velero:velero", "node-agent-x")
+    (tmp_path / "audit-2026-01-01T00-00-00.000.log").write_text(line * 7)
+    log.write_text(line * 5)
+    requests = Requests(log)
+    with open(log, "a", encoding="utf-8") as lines:
+        lines.write(line * 2)
+    log.rename(tmp_path / "audit-2026-01-01T00-00-01.000.log")
+    (tmp_path / "audit-2026-01-01T00-00-02.000.log").write_text(line * 3)
+    log.write_text(line)
+    assert requests.of_data_movement() == 2 + 3 + 1
+
+
 def test_a_cluster_without_a_record_counts_nothing(tmp_path: Path) -> None:
     assert Requests(tmp_path / "none").of_data_movement() == 0
