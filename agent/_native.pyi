@@ -137,9 +137,7 @@ def buzhash_cut(
     some processors have. Raises `ValueError` when lengths contradict.
     """
 
-def rabin_karp_cut(
-    buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, portably: bool = False, /
-) -> int:
+def rabin_karp_cut(buffer: Buffer, length: int, scanned: int, minimum: int, maximum: int, mask: int, /) -> int:
     """As `buzhash_cut`, with the other rolling hash."""
 
 # index.c

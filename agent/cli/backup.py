@@ -16,11 +16,10 @@ from agent.cli.console import duration_text, json_result, note, plural, print_js
 from agent.cli.identity import parse_source
 from agent.cli.options import duration_value, parse_tags, path_argument, tag_option
 from agent.cli.progress import Frame, progress_option, shown
+from agent.cli.selection import choose_snapshot
 
 if TYPE_CHECKING:
     from agent.repository.content_writer import WriterStats
-    from agent.repository.ids import ManifestId
-    from agent.repository.repository import Repository
     from agent.snapshots.progress import UploadProgress
     from agent.snapshots.upload import UploadResult
     from agent.storage.meter import RequestTotals
@@ -155,7 +154,7 @@ def backup(
                     parallel=parallel or 0,
                     fail_fast=fail_fast,
                     full=full,
-                    parent=None if parent is None else _chosen(repository, parent, str(owner)),
+                    parent=None if parent is None else choose_snapshot(repository, parent, str(owner)).id,
                     velero=velero,
                     ignore_rules=not no_ignore,
                     one_file_system=one_file_system,
@@ -207,12 +206,6 @@ def _about_place(connection: Connection, path: str) -> list[str]:
     if os.path.commonpath([folder, root]) != root:
         return []
     return [f"the repository lies in {path}: each backup stores the earlier ones again, unless a .kopiaignore names it"]
-
-
-def _chosen(repository: Repository, parent: str, owner: str) -> ManifestId:
-    from agent.cli.selection import choose_snapshot
-
-    return choose_snapshot(repository, parent, owner).id
 
 
 def _frame(counters: UploadProgress) -> Frame:

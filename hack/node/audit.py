@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,28 +29,26 @@ class Requests:
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        self._file, self._from = _identity(log) if log.exists() else (0, 0)
+        self._then = log.stat() if log.exists() else None
 
     def of_data_movement(self) -> int:
         """By agents and the pods that move data, not by Velero's server, its hooks and its maintenance."""
         count = 0
         for path in self._files():
             with open(path, encoding="utf-8") as lines:
-                lines.seek(self._from if _identity(path)[0] == self._file else 0)
+                lines.seek(self._then.st_size if self._then is not None and self._is_then(path) else 0)
                 count += sum(_by_agent(line) for line in lines if line.endswith("\n"))
         return count
 
     def _files(self) -> list[Path]:
-        """Those with lines since then, oldest first: a rotated file has its time in its name, and keeps its inode."""
+        """Those with lines since then, oldest first: a rotated file has its time in its name."""
         files = sorted(self._log.parent.glob(f"{self._log.stem}-*{self._log.suffix}"))
         files += [self._log] if self._log.exists() else []
-        then = next((i for i, path in enumerate(files) if _identity(path)[0] == self._file), 0)
-        return files[then:]
+        return files[next((i for i, path in enumerate(files) if self._is_then(path)), 0) :]
 
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size
+    def _is_then(self, path: Path) -> bool:
+        """Whether this was the log then, whatever its name is now."""
+        return self._then is not None and os.path.samestat(path.stat(), self._then)
 
 
 def _by_agent(line: str) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from agent import _native
 from agent.base import page_cache
 from agent.base.page_cache import flags_for, read_once, write_once
+from tests.unit.page_cache_kit import forget
 
 DATA = bytes(range(256)) * 4096
 
@@ -31,13 +32,6 @@ def in_memory() -> Iterator[Path]:
     """A folder of a file system that cannot do without the page cache, because it is in it."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         yield Path(folder)
-
-
-def forget(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
 
 
 def cached_pages(path: Path) -> int:

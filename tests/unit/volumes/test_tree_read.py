@@ -17,6 +17,7 @@ from agent.base.errors import SourceNotFound, SourceUnreadable
 from agent.volumes.attributes import FileKind
 from agent.volumes.names import NameSpill, SortedNames
 from agent.volumes.tree_read import DirectoryReader, FileContent, FileReader, TreeEntry, Unreadable, open_directory
+from tests.unit.page_cache_kit import forget
 
 
 @pytest.fixture
@@ -107,12 +108,9 @@ def test_many_files_that_are_not_cached_come_back_in_order(tmp_path: Path, at_on
     contents = {f"{n:03d}".encode(): os.urandom(1 + 97 * n % 5000) for n in range(150)}
     for name, data in contents.items():
         path = tmp_path / os.fsdecode(name)
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    os.unlink(tmp_path / "070")
+        path.write_bytes(data)
+        forget(path)
+    (tmp_path / "070").unlink()
     (tmp_path / "071").unlink()
     (tmp_path / "071").mkdir()
     expected = {**contents, b"070": Unreadable(b"070", errno.ENOENT), b"071": Unreadable(b"071", errno.EISDIR)}
