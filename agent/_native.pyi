@@ -60,6 +60,9 @@ def stat_many(
 ) -> list[tuple[int, int, int, int, int, int, int, int, int] | int]:
     """lstat of each name."""
 
+def file_system_magic(fd: int, /) -> int:
+    """`f_type` of statfs(2). Raises OSError."""
+
 def read_many(
     directory: int, names: Sequence[bytes], limit: int, total: int, flags: int, at_once: int, /
 ) -> list[tuple[tuple[int, int, int, int, int, int, int, int, int], bytes | None] | int]:

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #ifndef RWF_NOWAIT /* as the kernel has it; the headers of wheels are older */
 #define RWF_NOWAIT 8
@@ -166,6 +167,19 @@ static PyObject *stat_many(PyObject *self, PyObject *args) {
     }
     release(items, count, keep);
     return result;
+}
+
+static PyObject *file_system_magic(PyObject *self, PyObject *args) {
+    (void)self;
+    int fd, failed;
+    struct statfs found;
+    if (!PyArg_ParseTuple(args, "i", &fd)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    do failed = fstatfs(fd, &found);
+    while (failed && errno == EINTR);
+    Py_END_ALLOW_THREADS
+    if (failed) return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromUnsignedLong((uint32_t)found.f_type);
 }
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
@@ -335,6 +349,7 @@ static PyObject *readlink_many(PyObject *self, PyObject *args) {
 
 PyMethodDef tree_read_methods[] = {
     {"list_names", list_names, METH_VARARGS, "The next bounded batch of names of an open directory."},
+    {"file_system_magic", file_system_magic, METH_VARARGS, "The type of the file system of an open file."},
     {"stat_many", stat_many, METH_VARARGS, "lstat of many names of a directory."},
     {"read_many", read_many, METH_VARARGS, "Whole small files of a directory."},
     {"readlink_many", readlink_many, METH_VARARGS, "Targets of many symbolic links of a directory."},

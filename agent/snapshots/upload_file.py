@@ -73,6 +73,7 @@ class FileUploads:
         self.threads = threads
         """That read, and as many that hash."""
         self._at_once = max(1, min(_AT_ONCE, _OPEN_SMALL_FILES // threads))
+        self._empty: dict[FilePlan, ObjectId] = {}
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="upload")
         self._helpers = ThreadPoolExecutor(threads, thread_name_prefix="hash")
         # Each worker holds at most one; what is left is handed to helpers.
@@ -98,6 +99,12 @@ class FileUploads:
         """Store files of these sizes, at most `plan.middling_limit`. None is one that has grown: take `large`."""
         return self._workers.submit(self._middling, reader, names, sizes, plan)
 
+    def empty(self, plan: FilePlan) -> ObjectId:
+        """The object of a file without bytes, stored once; for the thread of the walk."""
+        if (obj := self._empty.get(plan)) is None:
+            obj = self._empty[plan] = self._objects([b""], plan)[0]
+        return obj
+
     def links(self, reader: DirectoryReader, names: Sequence[bytes]) -> Future[list[Stored | Unreadable | None]]:
         """Store where symbolic links point."""
         return self._workers.submit(self._links, reader, names)
@@ -114,11 +121,7 @@ class FileUploads:
         size = sum(map(len, data))
         self._progress.read(size)
         self._cancellation.check()
-        if plan.whole_objects and plan.compression:
-            objects = iter([self._whole(item, plan) for item in data])
-        else:
-            contents = self._sink.write_contents(data, NO_PREFIX, plan.compression)
-            objects = (ObjectId(content_text(content)) for content in contents)
+        objects = iter(self._objects(data, plan))
         self._progress.hashed(size)
         results: list[Stored | Unreadable | None] = []
         for item in files:
@@ -212,6 +215,13 @@ class FileUploads:
             else Stored(ObjectId(content_text(next(objects))), len(item.target), 0, None)
             for item in links
         ]
+
+    def _objects(self, data: Sequence[bytes], plan: FilePlan) -> list[ObjectId]:
+        """One object for each of these files."""
+        if plan.whole_objects and plan.compression:
+            return [self._whole(item, plan) for item in data]
+        contents = self._sink.write_contents(data, NO_PREFIX, plan.compression)
+        return [ObjectId(content_text(content)) for content in contents]
 
     def _whole(self, data: bytes, plan: FilePlan) -> ObjectId:
         part = self._sink.new_part(plan.compression, plan.splitter.name)

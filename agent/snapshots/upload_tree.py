@@ -258,6 +258,7 @@ class TreeUpload:
         """Have the files and links at these places read and written."""
         uploads, reader, policy = self._run.uploads, span.frame.reader, self._policy(span.frame)
         links: list[int] = []
+        empty: dict[FilePlan, list[int]] = {}
         small: dict[FilePlan, _Batch] = {}
         middling: dict[FilePlan, _Batch] = {}
         plans, names, attributes, sizes = self._run.plans, span.names, span.attributes, span.sizes
@@ -278,6 +279,9 @@ class TreeUpload:
                 links.append(i)
                 continue
             plan = for_all or plans.file(policy, names[i], size)
+            if not size and reader.is_known_empty(attributes[i]):
+                empty.setdefault(plan, []).append(i)
+                continue
             batch = small.get(plan)
             if batch is None:
                 batch = small[plan] = _Batch(plan, plan.small_limit)
@@ -296,6 +300,9 @@ class TreeUpload:
         for batch in (*small.values(), *middling.values()):
             if batch.places:
                 send(batch)
+        for plan, chosen in empty.items():
+            obj = uploads.empty(plan)
+            self._take(span, chosen, [Stored(obj, 0, 1, attributes[i]) for i in chosen])
         for start in range(0, len(links), BATCH_FILES):
             chosen = links[start : start + BATCH_FILES]
             span.jobs.append((chosen, uploads.links(reader, [span.names[i] for i in chosen])))

@@ -12,7 +12,9 @@ import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +31,11 @@ from agent.volumes.open_file import OpenFile
 
 BATCH_NAMES = 2_000
 _FEW_NAMES = 1_024
+_TRUE_SIZES = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994})
+"""ext2 to ext4, XFS, Btrfs and tmpfs: only this kernel changes their files, so lstat has the length that a read would
+find. Others may say what once was so (NFS), or 0 for whatever has no length yet (proc, FUSE)."""
+_READS_EVERYTHING = 0b110
+"""CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH."""
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -106,7 +113,15 @@ class _Tree:
         self.spill = spill
         self._names_left = names_in_memory
         self._few = min(_FEW_NAMES, names_in_memory)
+        self._true_sizes: dict[int, bool] = {}
         self._lock = threading.Lock()
+
+    def has_true_sizes(self, node: DirectoryNode) -> bool:
+        known = self._true_sizes.get(node.dev)
+        if known is None:
+            with self.handles.pinned(node) as fd:
+                known = self._true_sizes[node.dev] = _native.file_system_magic(fd) in _TRUE_SIZES
+        return known
 
     def list(self, fd: int) -> SortedNames:
         with self._lock:
@@ -180,6 +195,15 @@ class DirectoryReader:
             Unreadable(name, status) if isinstance(status, int) else TreeEntry(name, Attributes(*status))
             for name, status in zip(names, found, strict=True)
         ]
+
+    def is_known_empty(self, attributes: Attributes) -> bool:
+        """Whether opening a file of this directory would find nothing: neither bytes nor that it must not be read."""
+        return (
+            attributes.size == 0
+            and not self.crosses_mount(attributes)
+            and _reads_everything()
+            and self._tree.has_true_sizes(self._node)
+        )
 
     def read_files(
         self, names: Sequence[bytes], limit: int, *, total: int, at_once: int = 1
@@ -298,6 +322,15 @@ def source_error(path: str | bytes, error: OSError) -> VolumeError:
     if error.errno == errno.ENOTDIR:
         return SourceUnreadable(f"{name!r} is not a directory", hint="name a directory, or read it as a file or device")
     return SourceUnreadable(f"cannot open {name!r}: {error.strerror}", hint="check its permissions and its mount")
+
+
+@cache
+def _reads_everything() -> bool:
+    """Whether this process may read files whatever their modes say."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & _READS_EVERYTHING)
+    return False
 
 
 def _open_file(name: bytes, directory: int) -> int:

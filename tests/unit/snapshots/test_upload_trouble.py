@@ -100,15 +100,15 @@ async def test_a_file_that_grows_is_stored_as_it_was_read(storage, tree, monkeyp
 
     def grow(self, *arguments):
         (tree / "b").write_bytes(b"longer")
-        (tree / "a").write_bytes(BIG)
+        (tree / "sub/deep/er/d").write_bytes(BIG)
         return small(self, *arguments)
 
     monkeypatch.setattr(FileUploads, "small", grow)
     result, _ = await back_up(storage, tree)
     found = await contents_of(storage, result.snapshot.root)
     assert (found["/b"][0].size, found["/b"][1]) == (6, b"longer")
-    assert (found["/a"][0].size, found["/a"][1]) == (len(BIG), BIG)
-    assert {"a changed while it was read", "b changed while it was read"} <= set(result.warnings)
+    assert (found["/sub/deep/er/d"][0].size, found["/sub/deep/er/d"][1]) == (len(BIG), BIG)
+    assert {"sub/deep/er/d changed while it was read", "b changed while it was read"} <= set(result.warnings)
 
 
 class CancelAfter(UploadProgress):
