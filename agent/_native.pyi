@@ -63,6 +63,13 @@ def stat_many(
 def file_system_magic(fd: int, /) -> int:
     """`f_type` of statfs(2). Raises OSError."""
 
+def look_ahead(directory: int, names: Sequence[bytes], below: int, stop: bytearray, /) -> int:
+    """lstat of names for its effect on the kernel's caches alone; how many names are done.
+
+    With `below`, also of what is in those that are directories of the same file system, until about so many names have
+    been looked at. Ends early when the first byte of `stop` is not 0. Releases the lock.
+    """
+
 def read_many(
     directory: int, names: Sequence[bytes], limit: int, total: int, flags: int, at_once: int, /
 ) -> list[tuple[tuple[int, int, int, int, int, int, int, int, int], bytes | None] | int]:

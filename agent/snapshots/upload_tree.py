@@ -167,6 +167,7 @@ class TreeUpload:
             self._check()
             names: list[bytes] = []
             attributes: list[Attributes] = []
+            children: list[TreeEntry] = []
             for entry in batch:
                 if entry.name in left_out:
                     continue
@@ -180,11 +181,15 @@ class TreeUpload:
                     names.append(entry.name)
                     attributes.append(entry.attributes)
                 elif kind == stat.S_IFDIR:
-                    child = self._enter(frame, entry)
-                    if child is not None:
-                        yield child
+                    children.append(entry)
                 else:
                     self._special(frame, entry)
+            ahead = frame.reader.directories_ahead([child.name for child in children])
+            for place, entry in enumerate(children):
+                ahead.reached(place)
+                child = self._enter(frame, entry)
+                if child is not None:
+                    yield child
             if names:
                 self._files(frame, names, attributes)
             self._drain(self._most_ahead)

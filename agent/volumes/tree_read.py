@@ -26,6 +26,7 @@ from agent.base.errors import SourceNotFound, SourceUnreadable, VolumeError
 from agent.volumes.attributes import Attributes, FileKind, attributes_of
 from agent.volumes.handles import DEFAULT_OPEN_DIRECTORIES, DirectoryHandles, DirectoryNode, is_entry_name
 from agent.volumes.holes import data_ranges
+from agent.volumes.look_ahead import DirectoriesAhead, LookAhead
 from agent.volumes.names import NAMES_IN_MEMORY, NameSpill, SortedNames
 from agent.volumes.open_file import OpenFile
 
@@ -111,6 +112,7 @@ class _Tree:
     def __init__(self, handles: DirectoryHandles, spill: NameSpill, names_in_memory: int) -> None:
         self.handles = handles
         self.spill = spill
+        self.look_ahead = LookAhead(handles)
         self._names_left = names_in_memory
         self._few = min(_FEW_NAMES, names_in_memory)
         self._true_sizes: dict[int, bool] = {}
@@ -135,6 +137,11 @@ class _Tree:
         with self._lock:
             self._names_left -= names.held
         return names
+
+    def close(self) -> None:
+        self.look_ahead.close()
+        self.handles.close()
+        self.spill.close()
 
     def drop(self, names: SortedNames) -> None:
         with self._lock:
@@ -170,9 +177,12 @@ class DirectoryReader:
             names = self._tree.list(fd)
         try:
             remaining = iter(names)
-            while batch := list(islice(remaining, size)):
+            batch = list(islice(remaining, size))
+            while batch:
                 with handles.pinned(self._node) as fd:
                     found = _native.stat_many(fd, batch)
+                if after := list(islice(remaining, size)):
+                    self._tree.look_ahead.at(self._node, after)
                 entries: list[TreeEntry | Unreadable] = []
                 for name, status in zip(batch, found, strict=True):
                     if not isinstance(status, int):
@@ -180,8 +190,13 @@ class DirectoryReader:
                     elif status != errno.ENOENT:
                         entries.append(Unreadable(name, status))
                 yield entries
+                batch = after
         finally:
             self._tree.drop(names)
+
+    def directories_ahead(self, names: Sequence[bytes]) -> DirectoriesAhead:
+        """For a walk that enters these directories below this one in turn."""
+        return DirectoriesAhead(self._tree.look_ahead, self._node, names)
 
     def look_up(self, name: bytes) -> TreeEntry | Unreadable:
         """One entry by name; ENOENT when there is none."""
@@ -280,8 +295,7 @@ class DirectoryReader:
     def close(self) -> None:
         """Give the descriptor back; for the root: of the whole tree."""
         if self._node.parent is None:
-            self._tree.handles.close()
-            self._tree.spill.close()
+            self._tree.close()
         else:
             self._tree.handles.leave(self._node)
 
