@@ -63,12 +63,23 @@ def stat_many(
 def file_system_magic(fd: int, /) -> int:
     """`f_type` of statfs(2). Raises OSError."""
 
-def look_ahead(directory: int, names: Sequence[bytes], below: int, stop: bytearray, /) -> int:
-    """lstat of names for its effect on the kernel's caches alone; how many names are done.
+def survey(
+    directory: int, names: Sequence[bytes], most: int, stop: bytearray, /
+) -> list[tuple[int, int, int, int, bytes] | None]:
+    """Look into directories of a directory one after the other, until about `most` names have been seen.
 
-    With `below`, also of what is in those that are directories of the same file system, until about so many names have
-    been looked at. Ends early when the first byte of `stop` is not 0. Releases the lock.
+    For each that is done: device, inode, CLOCK_MONOTONIC in ns before it was listed, number of entries, and what
+    `surveyed` reads; None for one that is a link, on another file system, cannot be listed or has more names. Ends
+    early when the first byte of `stop` is not 0. Releases the lock.
     """
+
+def surveyed(
+    count: int, data: bytes, /
+) -> tuple[list[bytes], list[tuple[int, int, int, int, int, int, int, int, int] | int]]:
+    """Names in Kopia's order, directories first, each once; and for each what `stat_many` would say."""
+
+def warm(directory: int, names: Sequence[bytes], stop: bytearray, /) -> None:
+    """lstat of names for its effect on the kernel's caches alone; ends early like `survey`. Releases the lock."""
 
 def read_many(
     directory: int, names: Sequence[bytes], limit: int, total: int, flags: int, at_once: int, /

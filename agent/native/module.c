@@ -3,8 +3,8 @@
  * types do keep something: block.c's pool of buffers, and rows.c's table of what is being written.
  * One file per room: hash.c and hash_lanes.c (keyed BLAKE2b, of one message and of several), scrypt.c (password keys),
  * split.c (content-defined cuts), index.c (key search), rows.c and build.c (new contents and the index of them),
- * tree_read.c and tree_write.c (many small files), entry.c and scan.c (directory JSON), memory.c (the allocator), block.c
- * (large buffers used again).
+ * tree_read.c, tree_survey.c and tree_write.c (many small files), entry.c and scan.c (directory JSON), memory.c (the
+ * allocator), block.c (large buffers used again).
  * `agent/_native.pyi` is the documentation. */
 #include "native.h"
 
@@ -13,8 +13,8 @@ static struct PyModuleDef module = {
 };
 
 static PyMethodDef *const rooms[] = {
-    hash_methods,       scrypt_methods, split_methods, index_methods,  tree_read_methods,
-    tree_write_methods, entry_methods,  scan_methods,  memory_methods,
+    hash_methods,        scrypt_methods,     split_methods, index_methods, tree_read_methods,
+    tree_survey_methods, tree_write_methods, entry_methods, scan_methods,  memory_methods,
 };
 
 PyMODINIT_FUNC PyInit__native(void) {

@@ -14,6 +14,7 @@ extern PyMethodDef memory_methods[];
 extern PyMethodDef split_methods[];
 extern PyMethodDef index_methods[];
 extern PyMethodDef tree_read_methods[];
+extern PyMethodDef tree_survey_methods[];
 extern PyMethodDef tree_write_methods[];
 extern PyMethodDef entry_methods[];
 extern PyMethodDef scan_methods[];

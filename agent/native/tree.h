@@ -4,7 +4,9 @@
 #include "native.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -30,5 +32,42 @@ static inline ssize_t transfer(long call, int fd, void *data, size_t length, int
         *flags = 0;
     }
 }
+
+struct kernel_dirent {
+    uint64_t ino;
+    int64_t off;
+    uint16_t reclen;
+    uint8_t type;
+    char name[];
+};
+
+#define LIST_BYTES (128 * 1024)
+
+/* getdents64(2) into LIST_BYTES. */
+static inline long next_names(int fd, char *buffer) {
+    long got;
+    do got = syscall(SYS_getdents64, fd, buffer, LIST_BYTES);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
+
+struct looked_up {
+    const char *name;
+    int error;
+    int too_large;
+    int fd;
+    struct stat st;
+    char *data;
+    size_t capacity, length;
+};
+
+/* Of tree_read.c. A tuple of these fields, which it takes over; one that is NULL has set the error. Made for every file: a
+ * format string would be read each time. */
+PyObject *packed(PyObject **fields, Py_ssize_t count);
+PyObject *stat_tuple(const struct stat *st);
+
+/* Records for a sequence of names; `*keep` holds the names alive until release(). */
+struct looked_up *take_names(PyObject *names, PyObject **keep, Py_ssize_t *count);
+void release(struct looked_up *items, Py_ssize_t count, PyObject *keep);
 
 #endif

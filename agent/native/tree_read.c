@@ -21,23 +21,12 @@
 #define RWF_NOWAIT 8
 #endif
 
-#define LIST_BYTES (128 * 1024)
 #define READ_START 512
 #define LINK_START 256
 #define LINK_LIMIT (1024 * 1024)
 #define NS_PER_SECOND 1000000000LL
 
-struct kernel_dirent {
-    uint64_t ino;
-    int64_t off;
-    uint16_t reclen;
-    uint8_t type;
-    char name[];
-};
-
-/* A tuple of these fields, which it takes over; one that is NULL has set the error. Made for every file: a format string
- * would be read each time. */
-static PyObject *packed(PyObject **fields, Py_ssize_t count) {
+PyObject *packed(PyObject **fields, Py_ssize_t count) {
     PyObject *tuple = PyTuple_New(count);
     for (Py_ssize_t i = 0; i < count; i++) {
         if (tuple != NULL && fields[i] != NULL) {
@@ -50,7 +39,7 @@ static PyObject *packed(PyObject **fields, Py_ssize_t count) {
     return tuple;
 }
 
-static PyObject *stat_tuple(const struct stat *st) {
+PyObject *stat_tuple(const struct stat *st) {
     long long mtime = (long long)st->st_mtim.tv_sec * NS_PER_SECOND + st->st_mtim.tv_nsec;
     PyObject *fields[] = {PyLong_FromUnsignedLong(st->st_mode),    PyLong_FromLongLong(st->st_size),
                           PyLong_FromLongLong(mtime),              PyLong_FromUnsignedLong(st->st_uid),
@@ -70,8 +59,7 @@ static PyObject *list_names(PyObject *self, PyObject *args) {
     while (result != NULL && PyList_GET_SIZE(result) == 0) {
         long got;
         Py_BEGIN_ALLOW_THREADS
-        do got = syscall(SYS_getdents64, fd, buffer, LIST_BYTES);
-        while (got < 0 && errno == EINTR);
+        got = next_names(fd, buffer);
         Py_END_ALLOW_THREADS
         if (got < 0) {
             PyErr_SetFromErrno(PyExc_OSError);
@@ -98,18 +86,7 @@ static PyObject *list_names(PyObject *self, PyObject *args) {
     return result;
 }
 
-struct looked_up {
-    const char *name;
-    int error;
-    int too_large;
-    int fd;
-    struct stat st;
-    char *data;
-    size_t capacity, length;
-};
-
-/* Records for a sequence of names; `*keep` holds the names alive until release(). */
-static struct looked_up *take_names(PyObject *names, PyObject **keep, Py_ssize_t *count) {
+struct looked_up *take_names(PyObject *names, PyObject **keep, Py_ssize_t *count) {
     *keep = PySequence_Tuple(names);
     if (*keep == NULL) return NULL;
     *count = PyTuple_GET_SIZE(*keep);
@@ -134,7 +111,7 @@ static struct looked_up *take_names(PyObject *names, PyObject **keep, Py_ssize_t
     return items;
 }
 
-static void release(struct looked_up *items, Py_ssize_t count, PyObject *keep) {
+void release(struct looked_up *items, Py_ssize_t count, PyObject *keep) {
     for (Py_ssize_t i = 0; i < count; i++) free(items[i].data);
     free(items);
     Py_DECREF(keep);
@@ -167,63 +144,6 @@ static PyObject *stat_many(PyObject *self, PyObject *args) {
     }
     release(items, count, keep);
     return result;
-}
-
-/* lstat of up to `most` names of a directory, in the order in which it lists them; how many that were. */
-static Py_ssize_t look_into(int dir_fd, const char *name, Py_ssize_t most, char *buffer, const volatile char *stop) {
-    int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0) return 0;
-    Py_ssize_t looked = 0;
-    long got = 0;
-    while (looked < most && !*stop && (got = syscall(SYS_getdents64, fd, buffer, LIST_BYTES)) > 0) {
-        for (long at = 0; at < got && looked < most && !*stop;) {
-            struct kernel_dirent *entry = (struct kernel_dirent *)(buffer + at);
-            at += entry->reclen;
-            struct stat st;
-            if (entry_name_error(entry->name, (Py_ssize_t)strlen(entry->name))) continue;
-            (void)fstatat(fd, entry->name, &st, AT_SYMLINK_NOFOLLOW);
-            looked++;
-        }
-    }
-    close(fd);
-    return looked;
-}
-
-static PyObject *look_ahead(PyObject *self, PyObject *args) {
-    (void)self;
-    int dir_fd;
-    PyObject *names, *keep;
-    Py_ssize_t count, below, done = 0;
-    Py_buffer stop;
-    if (!PyArg_ParseTuple(args, "iOny*", &dir_fd, &names, &below, &stop)) return NULL;
-    struct looked_up *items = NULL;
-    char *buffer = NULL;
-    if (stop.len < 1)
-        PyErr_SetString(PyExc_ValueError, "the flag that stops it is one byte");
-    else if ((buffer = malloc(LIST_BYTES)) == NULL)
-        PyErr_NoMemory();
-    else
-        items = take_names(names, &keep, &count);
-    if (items != NULL) {
-        const volatile char *stopped = stop.buf;
-        Py_BEGIN_ALLOW_THREADS
-        struct stat own;
-        Py_ssize_t left = below;
-        if (fstat(dir_fd, &own) < 0) done = count;
-        for (; done < count && !*stopped && (!below || left > 0); done++) {
-            struct looked_up *item = &items[done];
-            if (item->error || fstatat(dir_fd, item->name, &item->st, AT_SYMLINK_NOFOLLOW) < 0) continue;
-            left--;
-            /* Another file system may take its time, and most walks stay out of it. */
-            if (below && S_ISDIR(item->st.st_mode) && item->st.st_dev == own.st_dev)
-                left -= look_into(dir_fd, item->name, left, buffer, stopped);
-        }
-        Py_END_ALLOW_THREADS
-        release(items, count, keep);
-    }
-    free(buffer);
-    PyBuffer_Release(&stop);
-    return items == NULL ? NULL : PyLong_FromSsize_t(done);
 }
 
 static PyObject *file_system_magic(PyObject *self, PyObject *args) {
@@ -407,7 +327,6 @@ static PyObject *readlink_many(PyObject *self, PyObject *args) {
 PyMethodDef tree_read_methods[] = {
     {"list_names", list_names, METH_VARARGS, "The next bounded batch of names of an open directory."},
     {"file_system_magic", file_system_magic, METH_VARARGS, "The type of the file system of an open file."},
-    {"look_ahead", look_ahead, METH_VARARGS, "Bring attributes of names, and of what is below them, into the caches."},
     {"stat_many", stat_many, METH_VARARGS, "lstat of many names of a directory."},
     {"read_many", read_many, METH_VARARGS, "Whole small files of a directory."},
     {"readlink_many", readlink_many, METH_VARARGS, "Targets of many symbolic links of a directory."},

@@ -1,21 +1,50 @@
-"""Looking ahead of a walk, so that what it asks for is in the kernel's caches by then.
+"""Looking ahead of a walk, so that it need not wait for inodes.
 
 Where inodes are not cached, a walk waits for each in turn, in the one thread that also makes the snapshot's
-directories. Another thread, without the interpreter lock, looks at the same names a little earlier and keeps nothing of
-what it sees: it changes how long a walk takes, never what it finds.
+directories. Another thread, without the interpreter lock, looks into the directories that come next. What it found is
+used when the walk comes within a moment and opens the same directory; else it is forgotten, and has at least filled the
+kernel's caches. What cannot be looked at is left to the walk, which finds and names what is wrong.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
+import msgspec
+
 from agent import _native
 from agent.volumes.handles import DirectoryHandles, DirectoryNode
 
+Status = tuple[int, int, int, int, int, int, int, int, int]
+"""Fields of `Attributes`."""
 _NAMES_OF_A_JOB = 4_096
-"""Two jobs are ahead at most."""
+_NAMES_HELD = 4 * _NAMES_OF_A_JOB
+_A_MOMENT_NS = 1_000_000_000
+_PATIENCE = 0.2
+"""Seconds that a walk waits for a job that looks into its next directory; then it looks itself."""
+
+
+class Survey(msgspec.Struct, frozen=True, array_like=True):
+    """What was in a directory when it was looked into."""
+
+    dev: int
+    ino: int
+    when_ns: int
+    count: int
+    records: bytes
+
+    def is_of(self, node: DirectoryNode) -> bool:
+        """Whether it is of this directory, and as good as if it were made now."""
+        same = (self.dev, self.ino) == (node.dev, node.ino)
+        return same and time.monotonic_ns() - self.when_ns < _A_MOMENT_NS
+
+    def found(self) -> tuple[list[bytes], list[Status | int]]:
+        """Names in Kopia's order (§14.13), and for each what lstat said or its errno."""
+        return _native.surveyed(self.count, self.records)
 
 
 class LookAhead:
@@ -25,24 +54,50 @@ class LookAhead:
         self._handles = handles
         self._stop = bytearray(1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="look")
+        self._lock = threading.Lock()
+        self._found: dict[tuple[DirectoryNode, bytes], Survey] = {}
+        self._held = 0
 
-    def at(self, node: DirectoryNode, names: Sequence[bytes]) -> Future[int]:
+    def at(self, node: DirectoryNode, names: Sequence[bytes]) -> None:
         """Look at these names of a directory."""
-        return self._thread.submit(self._look, node, names, 0)
+        self._thread.submit(self._look_at, node, names)
 
     def into(self, node: DirectoryNode, names: Sequence[bytes]) -> Future[int]:
-        """Look at these directories and at what is in them, until that is enough; the number of directories done."""
-        return self._thread.submit(self._look, node, names, _NAMES_OF_A_JOB)
+        """Look into these directories until that is enough; how many are done."""
+        return self._thread.submit(self._look_into, node, names)
+
+    def take(self, node: DirectoryNode, name: bytes) -> Survey | None:
+        """What was found in a directory of this directory, once."""
+        with self._lock:
+            found = self._found.pop((node, name), None)
+            if found is not None:
+                self._held -= found.count
+        return found
 
     def close(self) -> None:
         """Stop looking, within one system call."""
         self._stop[0] = 1
         self._thread.shutdown(cancel_futures=True)
 
-    def _look(self, node: DirectoryNode, names: Sequence[bytes], below: int) -> int:
-        with suppress(OSError), self._handles.pinned(node) as fd:  # the walk will find and name what is wrong
-            return _native.look_ahead(fd, names, below, self._stop)
-        return len(names)
+    def _look_at(self, node: DirectoryNode, names: Sequence[bytes]) -> None:
+        with suppress(OSError), self._handles.pinned(node) as fd:
+            _native.warm(fd, names, self._stop)
+
+    def _look_into(self, node: DirectoryNode, names: Sequence[bytes]) -> int:
+        try:
+            with self._handles.pinned(node) as fd:
+                found = _native.survey(fd, names, _NAMES_OF_A_JOB, self._stop)
+        except OSError:
+            return len(names)
+        with self._lock:
+            for name, survey in zip(names, found, strict=False):
+                if survey is not None:
+                    self._found[node, name] = kept = Survey(*survey)
+                    self._held += kept.count
+            while self._held > _NAMES_HELD:
+                oldest = next(iter(self._found))
+                self._held -= self._found.pop(oldest).count
+        return len(found)
 
 
 class DirectoriesAhead:
@@ -54,7 +109,7 @@ class DirectoriesAhead:
         self._names = names
         self._job: Future[int] | None = None
         self._start = 0
-        """Of the newest job; the next begins when the walk has come here."""
+        """Of the newest job; when the walk has come here, the next one begins."""
 
     def reached(self, place: int) -> None:
         """The walk enters the directory at this place of the list."""
@@ -62,9 +117,10 @@ class DirectoriesAhead:
             return
         end = place + 1
         if self._job is not None:
-            if not self._job.done():
-                return
-            end = max(end, self._start + self._job.result())
+            try:
+                end = max(end, self._start + self._job.result(_PATIENCE))
+            except TimeoutError:
+                end = len(self._names)
         if end < len(self._names):
-            self._start = end
             self._job = self._look.into(self._node, self._names[end : end + _NAMES_OF_A_JOB])
+        self._start = end

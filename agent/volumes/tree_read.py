@@ -26,7 +26,7 @@ from agent.base.errors import SourceNotFound, SourceUnreadable, VolumeError
 from agent.volumes.attributes import Attributes, FileKind, attributes_of
 from agent.volumes.handles import DEFAULT_OPEN_DIRECTORIES, DirectoryHandles, DirectoryNode, is_entry_name
 from agent.volumes.holes import data_ranges
-from agent.volumes.look_ahead import DirectoriesAhead, LookAhead
+from agent.volumes.look_ahead import DirectoriesAhead, LookAhead, Status, Survey
 from agent.volumes.names import NAMES_IN_MEMORY, NameSpill, SortedNames
 from agent.volumes.open_file import OpenFile
 
@@ -156,9 +156,10 @@ class DirectoryReader:
     its descriptor was given up); failures of single entries are values.
     """
 
-    def __init__(self, tree: _Tree, node: DirectoryNode, attributes: Attributes) -> None:
+    def __init__(self, tree: _Tree, node: DirectoryNode, attributes: Attributes, survey: Survey | None = None) -> None:
         self._tree = tree
         self._node = node
+        self._survey = survey
         self.attributes = attributes
 
     @property
@@ -171,6 +172,11 @@ class DirectoryReader:
 
         The names are those of the first call. Raises OSError when the directory cannot be listed.
         """
+        survey, self._survey = self._survey, None
+        if survey is not None and survey.is_of(self._node):
+            entries = _entries(*survey.found())
+            yield from (entries[start : start + size] for start in range(0, len(entries), size))
+            return
         handles = self._tree.handles
         with handles.pinned(self._node) as fd:
             os.lseek(fd, 0, os.SEEK_SET)
@@ -183,13 +189,7 @@ class DirectoryReader:
                     found = _native.stat_many(fd, batch)
                 if after := list(islice(remaining, size)):
                     self._tree.look_ahead.at(self._node, after)
-                entries: list[TreeEntry | Unreadable] = []
-                for name, status in zip(batch, found, strict=True):
-                    if not isinstance(status, int):
-                        entries.append(TreeEntry(name, Attributes(*status)))
-                    elif status != errno.ENOENT:
-                        entries.append(Unreadable(name, status))
-                yield entries
+                yield _entries(batch, found)
                 batch = after
         finally:
             self._tree.drop(names)
@@ -282,11 +282,12 @@ class DirectoryReader:
 
     def open_directory(self, name: bytes) -> DirectoryReader | Unreadable:
         """A directory below this one. A link or file in its place is ENOTDIR or ELOOP."""
+        survey = self._tree.look_ahead.take(self._node, name)
         try:
             node, status = self._tree.handles.enter(self._node, name)
         except OSError as error:
             return Unreadable(name, error.errno or errno.EIO)
-        return DirectoryReader(self._tree, node, attributes_of(status))
+        return DirectoryReader(self._tree, node, attributes_of(status), survey)
 
     def crosses_mount(self, attributes: Attributes) -> bool:
         """Whether an entry of this directory lies on another file system."""
@@ -336,6 +337,17 @@ def source_error(path: str | bytes, error: OSError) -> VolumeError:
     if error.errno == errno.ENOTDIR:
         return SourceUnreadable(f"{name!r} is not a directory", hint="name a directory, or read it as a file or device")
     return SourceUnreadable(f"cannot open {name!r}: {error.strerror}", hint="check its permissions and its mount")
+
+
+def _entries(names: Sequence[bytes], found: Sequence[Status | int]) -> list[TreeEntry | Unreadable]:
+    """What lstat said of names; those that have vanished are left out."""
+    entries: list[TreeEntry | Unreadable] = []
+    for name, status in zip(names, found, strict=True):
+        if not isinstance(status, int):
+            entries.append(TreeEntry(name, Attributes(*status)))
+        elif status != errno.ENOENT:
+            entries.append(Unreadable(name, status))
+    return entries
 
 
 @cache
