@@ -159,8 +159,11 @@ static PyObject *survey(PyObject *self, PyObject *args) {
         for (Py_ssize_t left = most; done < count && left > 0 && !*stopped; done++) {
             struct survey *s = &surveys[done];
             if (known && !items[done].error) look_into(s, dir_fd, own.st_dev, items[done].name, left, buffer, stopped);
-            left -= s->count + 1;
+            Py_ssize_t seen = s->count;
+            int next_time = !s->complete && seen == left && left < most;
             if (!s->complete) forget(s);
+            if (next_time) break;
+            left -= seen + 1;
         }
         Py_END_ALLOW_THREADS
         result = PyList_New(done);

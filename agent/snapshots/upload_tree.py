@@ -54,7 +54,7 @@ from agent.volumes.tree_read import DirectoryReader, TreeEntry, Unreadable
 
 BATCH_FILES = 256
 BATCH_BYTES = 4 * 1024 * 1024
-AHEAD_ENTRIES = 4 * BATCH_FILES
+AHEAD_ENTRIES = 2 * BATCH_FILES
 """Entries that the walk may be ahead of what is done, for each thread that reads."""
 _STORED = (stat.S_IFREG, stat.S_IFLNK)
 _POLL = 0.2

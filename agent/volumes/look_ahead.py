@@ -21,7 +21,7 @@ from agent.volumes.handles import DirectoryHandles, DirectoryNode
 
 Status = tuple[int, int, int, int, int, int, int, int, int]
 """Fields of `Attributes`."""
-_NAMES_OF_A_JOB = 4_096
+_NAMES_OF_A_JOB = 2_048
 _NAMES_HELD = 4 * _NAMES_OF_A_JOB
 _A_MOMENT_NS = 1_000_000_000
 _PATIENCE = 0.2
