@@ -48,16 +48,59 @@ def split_elements(data: Buffer, start: int, state: int, /) -> tuple[list[bytes]
 def unchanged_run(prefixes: list[bytes], i: int, raws: list[bytes], j: int, /) -> int:
     """How many entries in a row, from `raws[j]`, are their `prefixes[i]`, an object id and nothing else."""
 
+# attributes.c
+
+@final
+class Attributes:
+    """lstat of one entry. `mode` is the whole st_mode, times are nanoseconds since 1970. Equal when all fields are."""
+
+    def __init__(
+        self,
+        mode: int,
+        size: int,
+        mtime_ns: int,
+        uid: int,
+        gid: int,
+        dev: int = 0,
+        ino: int = 0,
+        nlink: int = 1,
+        rdev: int = 0,
+    ) -> None: ...
+    @property
+    def mode(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def mtime_ns(self) -> int: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def dev(self) -> int: ...
+    @property
+    def ino(self) -> int: ...
+    @property
+    def nlink(self) -> int: ...
+    @property
+    def rdev(self) -> int: ...
+    @property
+    def is_directory(self) -> bool:
+        """Whether this is a directory."""
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a regular file."""
+    @property
+    def is_symlink(self) -> bool:
+        """Whether this is a symbolic link."""
+
 # tree_read.c, tree_write.c. A name is one raw component of a path; anything else (empty, `.`, `..`, with `/` or NUL)
-# is EINVAL for its item. A stat tuple is (mode, size, mtime_ns, uid, gid, dev, ino, nlink, rdev). An int in place of a
-# result is an errno.
+# is EINVAL for its item. An int in place of a result is an errno.
 
 def list_names(directory: int, /) -> list[tuple[bytes, int]]:
     """The next names of an open directory (up to 128 KiB of kernel entries) with their `d_type`; empty at the end."""
 
-def stat_many(
-    directory: int, names: Sequence[bytes], /
-) -> list[tuple[int, int, int, int, int, int, int, int, int] | int]:
+def stat_many(directory: int, names: Sequence[bytes], /) -> list[Attributes | int]:
     """lstat of each name."""
 
 def file_system_magic(fd: int, /) -> int:
@@ -73,9 +116,7 @@ def survey(
     early when the first byte of `stop` is not 0. Releases the lock.
     """
 
-def surveyed(
-    count: int, data: bytes, /
-) -> tuple[list[bytes], list[tuple[int, int, int, int, int, int, int, int, int] | int]]:
+def surveyed(count: int, data: bytes, /) -> tuple[list[bytes], list[Attributes | int]]:
     """Names in Kopia's order, directories first, each once; and for each what `stat_many` would say."""
 
 def warm(directory: int, names: Sequence[bytes], stop: bytearray, /) -> None:
@@ -83,7 +124,7 @@ def warm(directory: int, names: Sequence[bytes], stop: bytearray, /) -> None:
 
 def read_many(
     directory: int, names: Sequence[bytes], limit: int, total: int, flags: int, at_once: int, /
-) -> list[tuple[tuple[int, int, int, int, int, int, int, int, int], bytes | None] | int]:
+) -> list[tuple[Attributes, bytes | None] | int]:
     """Each regular file whole, links not followed; None for data beyond `limit` bytes or without room in `total`.
 
     `flags` are those of preadv2(2), left out where the file system does not have them. `at_once` files are open, and

@@ -1,5 +1,5 @@
 /* Directory entries as JSON: encoded as Go's encoder does. `scan.c` is the other direction. */
-#include "native.h"
+#include "attributes.h"
 #include <stdint.h>
 #include <string.h>
 
@@ -259,30 +259,23 @@ static uint32_t go_mode(uint64_t posix) {
            (posix & 01000 ? GO_STICKY : 0);
 }
 
-/* The five values of an `Attributes` that a directory entry needs. */
-static int take_stat(PyObject *attributes, PyObject *const names[5], Stat *st) {
-    int64_t values[5];
-    for (int i = 0; i < 5; i++) {
-        PyObject *value = PyObject_GetAttr(attributes, names[i]);
-        if (value == NULL) return -1;
-        values[i] = PyLong_AsLongLong(value);
-        Py_DECREF(value);
-        if (values[i] == -1 && PyErr_Occurred()) return -1;
-    }
-    uint32_t kind = (uint32_t)values[0] & POSIX_TYPE;
+/* What a directory entry needs of an `Attributes`. */
+static int take_stat(PyObject *object, Stat *st) {
+    const struct attributes *values = attributes_values(object);
+    if (values == NULL) return -1;
+    uint32_t kind = values->mode & POSIX_TYPE;
     st->type = kind == 0040000 ? 'd' : kind == 0120000 ? 's' : 'f';
-    st->mode = go_mode((uint64_t)values[0]);
-    st->size = st->type == 'd' ? 0 : values[1];
-    st->mtime = values[2];
-    st->uid = (uint32_t)values[3];
-    st->gid = (uint32_t)values[4];
+    st->mode = go_mode(values->mode);
+    st->size = st->type == 'd' ? 0 : values->size;
+    st->mtime = values->mtime_ns;
+    st->uid = values->uid;
+    st->gid = values->gid;
     return 0;
 }
 
 static PyObject *entry_prefixes(PyObject *self, PyObject *args) {
     (void)self;
-    static const char *const fields[5] = {"mode", "size", "mtime_ns", "uid", "gid"};
-    PyObject *names, *stats, *keys[5] = {NULL}, *result = NULL;
+    PyObject *names, *stats, *result = NULL;
     Buffer b = {0};
     if (!PyArg_ParseTuple(args, "O!O", &PyList_Type, &names, &stats)) return NULL;
     Py_ssize_t count = PyList_GET_SIZE(names);
@@ -291,10 +284,6 @@ static PyObject *entry_prefixes(PyObject *self, PyObject *args) {
     if (PyTuple_GET_SIZE(stats) != count) {
         PyErr_SetString(PyExc_ValueError, "not as many attributes as names");
         goto done;
-    }
-    for (int i = 0; i < 5; i++) {
-        keys[i] = PyUnicode_InternFromString(fields[i]);
-        if (keys[i] == NULL) goto done;
     }
     result = PyList_New(count);
     for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
@@ -308,7 +297,7 @@ static PyObject *entry_prefixes(PyObject *self, PyObject *args) {
             b.used = 0;
             if (reserve(&b, (size_t)length * 6 + ENTRY_OVERHEAD) < 0) {
                 PyErr_NoMemory();
-            } else if (take_stat(PyTuple_GET_ITEM(stats, i), keys, &st) == 0) {
+            } else if (take_stat(PyTuple_GET_ITEM(stats, i), &st) == 0) {
                 put_prefix(&b, (unsigned char *)name, (size_t)length, &st);
                 item = PyBytes_FromStringAndSize(b.data, (Py_ssize_t)b.used);
             }
@@ -320,7 +309,6 @@ static PyObject *entry_prefixes(PyObject *self, PyObject *args) {
     }
 done:
     Py_DECREF(stats);
-    for (int i = 0; i < 5; i++) Py_XDECREF(keys[i]);
     PyMem_RawFree(b.data);
     return result;
 }

@@ -1,6 +1,7 @@
 /* agent._native: inner loops that cost too much in Python. Each function works on plain buffers and lists and releases
  * the interpreter lock while it runs; none keeps state between calls and none knows of repositories or snapshots. Two
- * types do keep something: block.c's pool of buffers, and rows.c's table of what is being written.
+ * types do keep something: block.c's pool of buffers, and rows.c's table of what is being written; attributes.c's is a
+ * value.
  * One file per room: hash.c and hash_lanes.c (keyed BLAKE2b, of one message and of several), scrypt.c (password keys),
  * split.c (content-defined cuts), index.c (key search), rows.c and build.c (new contents and the index of them),
  * tree_read.c, tree_survey.c and tree_write.c (many small files), entry.c and scan.c (directory JSON), memory.c (the
@@ -27,7 +28,7 @@ PyMODINIT_FUNC PyInit__native(void) {
             return NULL;
         }
     }
-    if (block_add_types(m) < 0 || rows_add_types(m) < 0) {
+    if (block_add_types(m) < 0 || rows_add_types(m) < 0 || attributes_add_type(m) < 0) {
         Py_DECREF(m);
         return NULL;
     }

@@ -7,6 +7,7 @@
 void split_prepare(void); /* once, before any call */
 int block_add_types(PyObject *m);
 int rows_add_types(PyObject *m);
+int attributes_add_type(PyObject *m);
 
 extern PyMethodDef hash_methods[];
 extern PyMethodDef scrypt_methods[];

@@ -1,7 +1,7 @@
 /* What both directions of the tree functions share. */
 #ifndef LIGHTERAGE_TREE_H
 #define LIGHTERAGE_TREE_H
-#include "native.h"
+#include "attributes.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -61,10 +61,14 @@ struct looked_up {
     size_t capacity, length;
 };
 
+static inline PyObject *status_object(const struct stat *st) {
+    struct attributes values = attributes_of_stat(st);
+    return attributes_new(&values);
+}
+
 /* Of tree_read.c. A tuple of these fields, which it takes over; one that is NULL has set the error. Made for every file: a
  * format string would be read each time. */
 PyObject *packed(PyObject **fields, Py_ssize_t count);
-PyObject *stat_tuple(const struct stat *st);
 
 /* Records for a sequence of names; `*keep` holds the names alive until release(). */
 struct looked_up *take_names(PyObject *names, PyObject **keep, Py_ssize_t *count);

@@ -24,7 +24,6 @@
 #define READ_START 512
 #define LINK_START 256
 #define LINK_LIMIT (1024 * 1024)
-#define NS_PER_SECOND 1000000000LL
 
 PyObject *packed(PyObject **fields, Py_ssize_t count) {
     PyObject *tuple = PyTuple_New(count);
@@ -37,16 +36,6 @@ PyObject *packed(PyObject **fields, Py_ssize_t count) {
         }
     }
     return tuple;
-}
-
-PyObject *stat_tuple(const struct stat *st) {
-    long long mtime = (long long)st->st_mtim.tv_sec * NS_PER_SECOND + st->st_mtim.tv_nsec;
-    PyObject *fields[] = {PyLong_FromUnsignedLong(st->st_mode),    PyLong_FromLongLong(st->st_size),
-                          PyLong_FromLongLong(mtime),              PyLong_FromUnsignedLong(st->st_uid),
-                          PyLong_FromUnsignedLong(st->st_gid),     PyLong_FromUnsignedLongLong(st->st_dev),
-                          PyLong_FromUnsignedLongLong(st->st_ino), PyLong_FromUnsignedLongLong(st->st_nlink),
-                          PyLong_FromUnsignedLongLong(st->st_rdev)};
-    return packed(fields, sizeof fields / sizeof *fields);
 }
 
 static PyObject *list_names(PyObject *self, PyObject *args) {
@@ -136,7 +125,7 @@ static PyObject *stat_many(PyObject *self, PyObject *args) {
     Py_END_ALLOW_THREADS
     PyObject *result = PyList_New(count);
     for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
-        PyObject *item = items[i].error ? PyLong_FromLong(items[i].error) : stat_tuple(&items[i].st);
+        PyObject *item = items[i].error ? PyLong_FromLong(items[i].error) : status_object(&items[i].st);
         if (item == NULL)
             Py_CLEAR(result);
         else
@@ -267,9 +256,9 @@ static PyObject *read_many(PyObject *self, PyObject *args) {
         if (item->error)
             value = PyLong_FromLong(item->error);
         else if (item->too_large)
-            value = Py_BuildValue("(NO)", stat_tuple(&item->st), Py_None);
+            value = Py_BuildValue("(NO)", status_object(&item->st), Py_None);
         else {
-            PyObject *fields[] = {stat_tuple(&item->st), PyBytes_FromStringAndSize(item->data, (Py_ssize_t)item->length)};
+            PyObject *fields[] = {status_object(&item->st), PyBytes_FromStringAndSize(item->data, (Py_ssize_t)item->length)};
             value = packed(fields, 2);
         }
         free(item->data);

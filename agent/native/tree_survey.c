@@ -14,9 +14,7 @@
 #define NS_PER_SECOND 1000000000LL
 
 struct record {
-    uint64_t size, dev, ino, nlink, rdev;
-    int64_t seconds, nanoseconds;
-    uint32_t mode, uid, gid;
+    struct attributes found;
     int32_t error;
     uint32_t name_at, name_length;
 };
@@ -56,16 +54,7 @@ static int add(struct survey *s, int fd, const char *name, size_t length) {
     memset(&st, 0, sizeof st);
     int error = fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? errno : 0;
     s->records[s->count++] = (struct record){
-        .size = (uint64_t)st.st_size,
-        .dev = st.st_dev,
-        .ino = st.st_ino,
-        .nlink = st.st_nlink,
-        .rdev = st.st_rdev,
-        .seconds = st.st_mtim.tv_sec,
-        .nanoseconds = st.st_mtim.tv_nsec,
-        .mode = st.st_mode,
-        .uid = st.st_uid,
-        .gid = st.st_gid,
+        .found = attributes_of_stat(&st),
         .error = error,
         .name_at = (uint32_t)s->names_length,
         .name_length = (uint32_t)length,
@@ -78,7 +67,7 @@ static int add(struct survey *s, int fd, const char *name, size_t length) {
 /* Directories first, then the rest, each by raw bytes (kopia-format §14.13). */
 static int in_order(const void *left, const void *right, void *names) {
     const struct record *a = left, *b = right;
-    int directories = S_ISDIR(b->mode) - S_ISDIR(a->mode);
+    int directories = S_ISDIR(b->found.mode) - S_ISDIR(a->found.mode);
     return directories ? directories : strcmp((char *)names + a->name_at, (char *)names + b->name_at);
 }
 
@@ -199,20 +188,11 @@ static PyObject *surveyed(PyObject *self, PyObject *args) {
     PyObject *fields[] = {PyList_New(count), PyList_New(count)};
     for (Py_ssize_t i = 0; fields[0] != NULL && fields[1] != NULL && i < count; i++) {
         const struct record *r = &records[i];
-        struct stat st = {.st_size = (off_t)r->size,
-                          .st_dev = r->dev,
-                          .st_ino = r->ino,
-                          .st_nlink = r->nlink,
-                          .st_rdev = r->rdev,
-                          .st_mtim = {.tv_sec = r->seconds, .tv_nsec = r->nanoseconds},
-                          .st_mode = r->mode,
-                          .st_uid = r->uid,
-                          .st_gid = r->gid};
         PyObject *name = NULL, *status = NULL;
         if ((size_t)r->name_at + r->name_length > names_length)
             PyErr_SetString(PyExc_ValueError, "a name is cut short");
         else if ((name = PyBytes_FromStringAndSize(names + r->name_at, r->name_length)) != NULL)
-            status = r->error ? PyLong_FromLong(r->error) : stat_tuple(&st);
+            status = r->error ? PyLong_FromLong(r->error) : attributes_new(&r->found);
         if (status == NULL) {
             Py_XDECREF(name);
             Py_CLEAR(fields[0]);

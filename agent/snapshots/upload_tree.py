@@ -124,6 +124,7 @@ class TreeUpload:
                 raise
             self.incomplete = INCOMPLETE_CANCELED
             return self.partial(INCOMPLETE_CANCELED)
+        _native.return_free_pages()  # what the walk needed, before the packs are sealed that are still open
         if self._root is None:
             raise AssertionError("the root was never closed")
         return self._root

@@ -1,85 +1,21 @@
 """What the file system says of one entry, and mode bits as Kopia stores them.
 
-Reading, comparing and restoring all speak `Attributes`; it is made by the million, so it is a Struct without cycle
-collection and is filled straight from the tuples of the native batches. Kopia stores Go's mode bits, not POSIX ones
-(§7.3).
+Reading, comparing and restoring all speak `Attributes`; it is made by the million, so it is a native type. Kopia stores
+Go's mode bits, not POSIX ones (§7.3).
 """
 
 from __future__ import annotations
 
-import enum
 import os
 import stat
-from typing import TypeAlias
 
-import msgspec
+from agent._native import Attributes
 
-StatTuple: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
-"""(mode, size, mtime_ns, uid, gid, dev, ino, nlink, rdev), as the native batches return it."""
+__all__ = ["GO_SETGID", "GO_SETUID", "GO_STICKY", "Attributes", "attributes_of", "go_mode", "posix_mode"]
 
 GO_SETUID = 1 << 23
 GO_SETGID = 1 << 22
 GO_STICKY = 1 << 20
-
-
-class FileKind(enum.IntEnum):
-    """The type of an entry; the values are those of `d_type`."""
-
-    UNKNOWN = 0
-    FIFO = 1
-    CHARACTER_DEVICE = 2
-    DIRECTORY = 4
-    BLOCK_DEVICE = 6
-    FILE = 8
-    SYMLINK = 10
-    SOCKET = 12
-
-
-_KINDS = {kind.value: kind for kind in FileKind}
-
-
-def kind_of_type(d_type: int) -> FileKind:
-    """The kind of a `d_type` value, `UNKNOWN` when there is none."""
-    return _KINDS.get(d_type, FileKind.UNKNOWN)
-
-
-class Attributes(msgspec.Struct, frozen=True, gc=False):
-    """lstat of one entry. `mode` is the whole st_mode, times are nanoseconds since 1970."""
-
-    mode: int
-    size: int
-    mtime_ns: int
-    uid: int
-    gid: int
-    dev: int = 0
-    ino: int = 0
-    nlink: int = 1
-    rdev: int = 0
-
-    @property
-    def kind(self) -> FileKind:
-        """File, directory, symbolic link or one of the special types."""
-        return _KINDS.get(self.mode >> 12, FileKind.UNKNOWN)
-
-    @property
-    def permissions(self) -> int:
-        """POSIX permission, set-id and sticky bits: `mode & 07777`."""
-        return self.mode & 0o7777
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether this is a directory."""
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def is_file(self) -> bool:
-        """Whether this is a regular file."""
-        return stat.S_ISREG(self.mode)
-
-    @property
-    def is_symlink(self) -> bool:
-        """Whether this is a symbolic link."""
-        return stat.S_ISLNK(self.mode)
 
 
 def attributes_of(status: os.stat_result) -> Attributes:

@@ -17,10 +17,9 @@ from contextlib import suppress
 import msgspec
 
 from agent import _native
+from agent.volumes.attributes import Attributes
 from agent.volumes.handles import DirectoryHandles, DirectoryNode
 
-Status = tuple[int, int, int, int, int, int, int, int, int]
-"""Fields of `Attributes`."""
 _NAMES_OF_A_JOB = 2_048
 _NAMES_HELD = 4 * _NAMES_OF_A_JOB
 _A_MOMENT_NS = 1_000_000_000
@@ -42,8 +41,8 @@ class Survey(msgspec.Struct, frozen=True, array_like=True):
         same = (self.dev, self.ino) == (node.dev, node.ino)
         return same and time.monotonic_ns() - self.when_ns < _A_MOMENT_NS
 
-    def found(self) -> tuple[list[bytes], list[Status | int]]:
-        """Names in Kopia's order (§14.13), and for each what lstat said or its errno."""
+    def found(self) -> tuple[list[bytes], list[Attributes | int]]:
+        """Names in Kopia's order (§14.13), and for each its attributes or an errno."""
         return _native.surveyed(self.count, self.records)
 
 

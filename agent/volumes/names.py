@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from typing import IO
 
 from agent import _native
-from agent.volumes.attributes import FileKind
 
 NAMES_IN_MEMORY = 32_768
 _READ_SIZE = 8 * 1024
-_UNKNOWN, _DIRECTORY = int(FileKind.UNKNOWN), int(FileKind.DIRECTORY)
+_UNKNOWN, _DIRECTORY = 0, 4  # DT_UNKNOWN, DT_DIR
 _DIRECTORY_OR_UNKNOWN = (_DIRECTORY, _UNKNOWN)
 
 
@@ -97,7 +96,7 @@ class SortedNames:
                 self._directories += [name for name, d_type in batch if d_type == _DIRECTORY]
                 unknown = [name for name, d_type in batch if d_type == _UNKNOWN]
                 for name, status in zip(unknown, _native.stat_many(directory, unknown), strict=True):
-                    is_directory = not isinstance(status, int) and status[0] >> 12 == _DIRECTORY
+                    is_directory = not isinstance(status, int) and status.is_directory
                     (self._directories if is_directory else self._others).append(name)
             self.count += len(batch)
             if len(self._directories) + len(self._others) >= self._in_memory:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Container
 
 from agent import _native
@@ -65,7 +64,7 @@ def _unlinked(handles: DirectoryHandles, parent: DirectoryNode, name: bytes) -> 
             if error.errno not in (errno.EISDIR, errno.EPERM):
                 raise
             status = _native.stat_many(fd, [name])[0]
-            if isinstance(status, int) or not stat.S_ISDIR(status[0]):
+            if isinstance(status, int) or not status.is_directory:
                 raise
             return False
     return True

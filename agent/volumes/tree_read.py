@@ -23,10 +23,10 @@ import msgspec
 from agent import _native
 from agent.base import page_cache
 from agent.base.errors import SourceNotFound, SourceUnreadable, VolumeError
-from agent.volumes.attributes import Attributes, FileKind, attributes_of
+from agent.volumes.attributes import Attributes, attributes_of
 from agent.volumes.handles import DEFAULT_OPEN_DIRECTORIES, DirectoryHandles, DirectoryNode, is_entry_name
 from agent.volumes.holes import data_ranges
-from agent.volumes.look_ahead import DirectoriesAhead, LookAhead, Status, Survey
+from agent.volumes.look_ahead import DirectoriesAhead, LookAhead, Survey
 from agent.volumes.names import NAMES_IN_MEMORY, NameSpill, SortedNames
 from agent.volumes.open_file import OpenFile
 
@@ -207,7 +207,7 @@ class DirectoryReader:
         with self._tree.handles.pinned(self._node) as fd:
             found = _native.stat_many(fd, names)
         return [
-            Unreadable(name, status) if isinstance(status, int) else TreeEntry(name, Attributes(*status))
+            Unreadable(name, status) if isinstance(status, int) else TreeEntry(name, status)
             for name, status in zip(names, found, strict=True)
         ]
 
@@ -233,7 +233,7 @@ class DirectoryReader:
         with self._tree.handles.pinned(self._node) as fd:
             found = _native.read_many(fd, names, limit, total, page_cache.ONCE, at_once)
         return [
-            Unreadable(name, item) if isinstance(item, int) else FileContent(name, Attributes(*item[0]), item[1])
+            Unreadable(name, item) if isinstance(item, int) else FileContent(name, *item)
             for name, item in zip(names, found, strict=True)
         ]
 
@@ -253,7 +253,7 @@ class DirectoryReader:
                 fd = _open_file(name, directory)
             try:
                 attributes = attributes_of(os.fstat(fd))
-                if attributes.kind is not FileKind.FILE:
+                if not attributes.is_file:
                     os.close(fd)
                     return Unreadable(name, errno.EISDIR if attributes.is_directory else errno.ESTALE)
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -339,12 +339,12 @@ def source_error(path: str | bytes, error: OSError) -> VolumeError:
     return SourceUnreadable(f"cannot open {name!r}: {error.strerror}", hint="check its permissions and its mount")
 
 
-def _entries(names: Sequence[bytes], found: Sequence[Status | int]) -> list[TreeEntry | Unreadable]:
+def _entries(names: Sequence[bytes], found: Sequence[Attributes | int]) -> list[TreeEntry | Unreadable]:
     """What lstat said of names; those that have vanished are left out."""
     entries: list[TreeEntry | Unreadable] = []
     for name, status in zip(names, found, strict=True):
         if not isinstance(status, int):
-            entries.append(TreeEntry(name, Attributes(*status)))
+            entries.append(TreeEntry(name, status))
         elif status != errno.ENOENT:
             entries.append(Unreadable(name, status))
     return entries

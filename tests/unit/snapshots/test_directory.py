@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -22,6 +21,7 @@ from agent.snapshots.directory import (
     parse_whole,
 )
 from agent.snapshots.model import DIRECTORY, FILE, SYMLINK, DirectorySummary, Entry, EntryError, decode_entry
+from agent.volumes.attributes import Attributes
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0�"), min_size=1)
 uint32 = st.integers(0, 2**32 - 1)
@@ -99,9 +99,7 @@ def test_what_is_encoded_is_parsed_whatever_the_pieces(listed, summary, piece):
 @given(entries)
 def test_a_list_of_prefixes_is_the_prefixes_one_by_one(entry):
     kind = {FILE: 0o100000, DIRECTORY: 0o040000, SYMLINK: 0o120000}[entry.type]
-    attributes = SimpleNamespace(
-        mode=kind | 0o6755, size=entry.size, mtime_ns=entry.mtime_ns, uid=entry.uid, gid=entry.gid
-    )
+    attributes = Attributes(mode=kind | 0o6755, size=entry.size, mtime_ns=entry.mtime_ns, uid=entry.uid, gid=entry.gid)
     name = entry.name.encode()
     size = 0 if entry.type == DIRECTORY else entry.size
     one = _native.entry_prefix(

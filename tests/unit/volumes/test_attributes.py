@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import _native
-from agent.volumes.attributes import FileKind, attributes_of, go_mode, kind_of_type, posix_mode
+from agent.volumes.attributes import Attributes, attributes_of, go_mode, posix_mode
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,37 @@ def test_all_mode_bits_survive_both_ways(mode: int) -> None:
     assert posix_mode(go_mode(mode)) == mode
 
 
-def test_kinds_come_from_types_and_modes_alike(tmp_path: Path) -> None:
-    attributes = attributes_of(os.stat(tmp_path))
-    assert attributes.kind is FileKind.DIRECTORY and attributes.is_directory
-    assert kind_of_type(4) is FileKind.DIRECTORY
-    assert kind_of_type(200) is FileKind.UNKNOWN
+def test_attributes_are_what_the_system_says(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("x")
+    (tmp_path / "file").write_bytes(b"abc")
+    os.utime(tmp_path / "file", ns=(0, -1_500_000_001))
+    for path, kind in ((tmp_path, "is_directory"), (tmp_path / "link", "is_symlink"), (tmp_path / "file", "is_file")):
+        s = os.lstat(path)
+        a = attributes_of(s)
+        found = (a.mode, a.size, a.mtime_ns, a.uid, a.gid, a.dev, a.ino, a.nlink, a.rdev)
+        assert found == (
+            *(s.st_mode, s.st_size, s.st_mtime_ns, s.st_uid, s.st_gid),
+            *(s.st_dev, s.st_ino, s.st_nlink, s.st_rdev),
+        )
+        assert [name for name in ("is_directory", "is_symlink", "is_file") if getattr(a, name)] == [kind]
+        directory = os.open(path.parent, os.O_RDONLY)
+        assert _native.stat_many(directory, [os.fsencode(path.name)]) == [a]
+        os.close(directory)
+
+
+def test_attributes_are_values() -> None:
+    one = Attributes(0o100644, 3, -1, 2, 3)
+    assert one == Attributes(mode=0o100644, size=3, mtime_ns=-1, uid=2, gid=3, nlink=1)
+    assert (one.dev, one.ino, one.nlink, one.rdev) == (0, 0, 1, 0)
+    for other in (Attributes(0o100600, 3, -1, 2, 3), Attributes(0o100644, 3, -1, 2, 3, 0, 0, 1, 9), 3, None):
+        assert one != other
+    assert "mode=0o100644, size=3, mtime_ns=-1, uid=2" in repr(one)
+    with pytest.raises(TypeError):
+        hash(one)
+    with pytest.raises(AttributeError):
+        one.size = 4  # type: ignore[misc]
+    with pytest.raises(TypeError, match="Attributes are needed"):
+        _native.entry_prefixes([b"x"], [one.mode])  # type: ignore[list-item]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=8), st.integers(1, 16))

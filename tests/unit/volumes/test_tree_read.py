@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from agent.base.errors import SourceNotFound, SourceUnreadable
-from agent.volumes.attributes import FileKind
 from agent.volumes.names import NameSpill, SortedNames
 from agent.volumes.tree_read import DirectoryReader, FileContent, FileReader, TreeEntry, Unreadable, open_directory
 from tests.unit.page_cache_kit import forget
@@ -63,8 +62,9 @@ def test_special_files_are_reported_with_their_kind(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind((tmp_path / "socket").as_posix())
         with open_directory(tmp_path.as_posix()) as root:
-            kinds = {e.name: e.attributes.kind for b in root.batches() for e in b if isinstance(e, TreeEntry)}
-            assert kinds == {b"fifo": FileKind.FIFO, b"socket": FileKind.SOCKET}
+            found = [entry for batch in root.batches() for entry in batch if isinstance(entry, TreeEntry)]
+            kinds = {entry.name: stat.S_IFMT(entry.attributes.mode) for entry in found}
+            assert kinds == {b"fifo": stat.S_IFIFO, b"socket": stat.S_IFSOCK}
             assert root.open_file(b"fifo") == Unreadable(b"fifo", errno.ESTALE)
             assert root.read_files([b"fifo", b"socket"], 10, total=10) == [
                 Unreadable(b"fifo", errno.ESTALE),

@@ -429,7 +429,7 @@ def _read(reader: DirectoryReader) -> dict:  # type: ignore[type-arg]
         for entry in batch:
             assert isinstance(entry, TreeEntry)
             a = entry.attributes
-            mode = 0 if a.is_symlink else a.permissions
+            mode = 0 if a.is_symlink else stat.S_IMODE(a.mode)
             metadata = Metadata(mode, a.uid, a.gid, a.mtime_ns)
             if a.is_directory:
                 child = reader.open_directory(entry.name)
@@ -469,5 +469,5 @@ def test_any_tree_that_is_written_is_read_back_equal(tree: tuple[str, dict], met
             assert root.denied == 0
         with open_directory(os.path.join(folder, "t"), open_directories=3, names_in_memory=2) as reader:
             a = reader.attributes
-            assert Metadata(a.permissions, a.uid, a.gid, a.mtime_ns) == metadata
+            assert Metadata(stat.S_IMODE(a.mode), a.uid, a.gid, a.mtime_ns) == metadata
             assert _read(reader) == _expected(tree[1])
