@@ -5,8 +5,6 @@
 #include <string.h>
 #include <structmember.h>
 
-#define NS_PER_SECOND 1000000000LL
-
 typedef struct {
     PyObject_HEAD
     struct attributes values;

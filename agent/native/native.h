@@ -4,6 +4,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#define NS_PER_SECOND 1000000000LL
+
 void split_prepare(void); /* once, before any call */
 int block_add_types(PyObject *m);
 int rows_add_types(PyObject *m);

@@ -11,8 +11,6 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#define NS_PER_SECOND 1000000000LL
-
 struct record {
     struct attributes found;
     int32_t error;
@@ -121,21 +119,33 @@ static PyObject *packed_survey(const struct survey *s) {
                          data);
 }
 
+/* Converter of PyArg_ParseTuple for the flag that ends a call early: its first byte is looked at again and again. */
+static int stop_flag(PyObject *object, void *out) {
+    Py_buffer *flag = out;
+    if (object == NULL) {
+        PyBuffer_Release(flag);
+        return 1;
+    }
+    if (PyObject_GetBuffer(object, flag, PyBUF_SIMPLE) < 0) return 0;
+    if (flag->len >= 1) return Py_CLEANUP_SUPPORTED;
+    PyBuffer_Release(flag);
+    PyErr_SetString(PyExc_ValueError, "the flag that stops it is one byte");
+    return 0;
+}
+
 static PyObject *survey(PyObject *self, PyObject *args) {
     (void)self;
     int dir_fd;
     PyObject *names, *keep;
     Py_ssize_t most;
     Py_buffer stop;
-    if (!PyArg_ParseTuple(args, "iOny*", &dir_fd, &names, &most, &stop)) return NULL;
+    if (!PyArg_ParseTuple(args, "iOnO&", &dir_fd, &names, &most, stop_flag, &stop)) return NULL;
     PyObject *result = NULL;
     char *buffer = malloc(LIST_BYTES);
     Py_ssize_t count = 0, done = 0;
     struct looked_up *items = NULL;
     struct survey *surveys = NULL;
-    if (stop.len < 1)
-        PyErr_SetString(PyExc_ValueError, "the flag that stops it is one byte");
-    else if (buffer == NULL)
+    if (buffer == NULL)
         PyErr_NoMemory();
     else if ((items = take_names(names, &keep, &count)) != NULL &&
              (surveys = calloc(count ? (size_t)count : 1, sizeof *surveys)) == NULL)
@@ -210,12 +220,8 @@ static PyObject *warm(PyObject *self, PyObject *args) {
     PyObject *names, *keep;
     Py_ssize_t count;
     Py_buffer stop;
-    if (!PyArg_ParseTuple(args, "iOy*", &dir_fd, &names, &stop)) return NULL;
-    struct looked_up *items = NULL;
-    if (stop.len < 1)
-        PyErr_SetString(PyExc_ValueError, "the flag that stops it is one byte");
-    else
-        items = take_names(names, &keep, &count);
+    if (!PyArg_ParseTuple(args, "iOO&", &dir_fd, &names, stop_flag, &stop)) return NULL;
+    struct looked_up *items = take_names(names, &keep, &count);
     if (items != NULL) {
         const volatile char *stopped = stop.buf;
         Py_BEGIN_ALLOW_THREADS

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#define NS_PER_SECOND 1000000000LL
 
 enum { APPLY_OWNER = 1, APPLY_MODE = 2, APPLY_TIMES = 4, REPLACE = 8 };
 

@@ -68,10 +68,7 @@ class LookAhead:
     def take(self, node: DirectoryNode, name: bytes) -> Survey | None:
         """What was found in a directory of this directory, once."""
         with self._lock:
-            found = self._found.pop((node, name), None)
-            if found is not None:
-                self._held -= found.count
-        return found
+            return self._pop(node, name)
 
     def close(self) -> None:
         """Stop looking, within one system call."""
@@ -90,13 +87,19 @@ class LookAhead:
             return len(names)
         with self._lock:
             for name, survey in zip(names, found, strict=False):
+                self._pop(node, name)
                 if survey is not None:
                     self._found[node, name] = kept = Survey(*survey)
-                    self._held += kept.count
+                    self._held += kept.count + 1
             while self._held > _NAMES_HELD:
-                oldest = next(iter(self._found))
-                self._held -= self._found.pop(oldest).count
+                self._pop(*next(iter(self._found)))
         return len(found)
+
+    def _pop(self, node: DirectoryNode, name: bytes) -> Survey | None:
+        found = self._found.pop((node, name), None)
+        if found is not None:
+            self._held -= found.count + 1
+        return found
 
 
 class DirectoriesAhead:

@@ -200,16 +200,9 @@ class DirectoryReader:
 
     def look_up(self, name: bytes) -> TreeEntry | Unreadable:
         """One entry by name; ENOENT when there is none."""
-        return self.look_up_many([name])[0]
-
-    def look_up_many(self, names: Sequence[bytes]) -> list[TreeEntry | Unreadable]:
-        """Entries by name, in the order of `names`."""
         with self._tree.handles.pinned(self._node) as fd:
-            found = _native.stat_many(fd, names)
-        return [
-            Unreadable(name, status) if isinstance(status, int) else TreeEntry(name, status)
-            for name, status in zip(names, found, strict=True)
-        ]
+            (status,) = _native.stat_many(fd, [name])
+        return Unreadable(name, status) if isinstance(status, int) else TreeEntry(name, status)
 
     def is_known_empty(self, attributes: Attributes) -> bool:
         """Whether opening a file of this directory would find nothing: neither bytes nor that it must not be read."""
