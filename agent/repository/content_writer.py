@@ -392,7 +392,7 @@ class ContentWriter:
     def _open_pack(self, session: WriteSession, letter: str, size: int) -> OpenPack:
         room = len(self.pack_format.recovery_block) + PREAMBLE_LENGTH
         blob_id = new_pack_id(letter, session.session_id, self._random)
-        buffer = self._buffers.acquire(room + size, fresh=letter != DATA_PREFIX)
+        buffer = self._buffers.acquire(room + size, slow=letter != DATA_PREFIX)
         pack = OpenPack(len(session.packs), blob_id, buffer, self.pack_format, self._random)
         session.packs.append(blob_id)
         session.open_packs[letter] = pack

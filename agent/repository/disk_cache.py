@@ -15,16 +15,17 @@ import hashlib
 import mmap
 import os
 import re
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from agent.base.scratch import unnamed_mapping, write_all
 from agent.storage.base import Buffer
 
 _MAC_SIZE = 32
+_PIECE = 256 << 10
 _LOCK = ".lock"
 _TEMPORARY = ".new"
 _UNKNOWN = b"?"
@@ -143,23 +144,24 @@ class DiskCache:
         self._limit = limit
 
     def get(self, name: str) -> memoryview | None:
-        """See `LocalCache`. Reads the whole file once, to verify it."""
+        """See `LocalCache`. Reads the whole file once, to verify it; only what is looked at later gets mapped in."""
         path = self._path(name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return None
         try:
-            size = os.fstat(fd).st_size
-            view = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ)) if size >= _MAC_SIZE else memoryview(b"")
-            with suppress(OSError):
-                os.utime(fd)
+            length = os.fstat(fd).st_size - _MAC_SIZE
+            if length >= 0 and self._is_whole(fd, name, length):
+                with suppress(OSError):
+                    os.utime(fd)
+                return memoryview(mmap.mmap(fd, length + _MAC_SIZE, access=mmap.ACCESS_READ))[:length]
+        except OSError:
+            return None
         finally:
             os.close(fd)
-        if len(view) < _MAC_SIZE or view[-_MAC_SIZE:] != self._mac(name, view[:-_MAC_SIZE]):
-            self.discard(name)
-            return None
-        return view[:-_MAC_SIZE]
+        self.discard(name)
+        return None
 
     def put(self, name: str, data: Buffer) -> memoryview:
         """See `LocalCache`. What cannot be kept within the limit, or not written, stays in an unnamed file."""
@@ -168,15 +170,16 @@ class DiskCache:
         if size > self._limit:
             return unnamed_mapping(data)
         temporary = os.path.join(self._folder, _TEMPORARY)
-        mac = self._mac(name, data)
+        mac = self._mac(name)
+        mac.update(data)
         try:
             with self._changing() as total:
                 total.value -= self._size(path)
                 self._make_room(total, size, keep=name)
                 fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 try:
-                    _write_all(fd, data)
-                    _write_all(fd, mac)
+                    write_all(fd, data)
+                    write_all(fd, mac.digest())
                     view = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ))[:-_MAC_SIZE]
                 finally:
                     os.close(fd)
@@ -202,11 +205,24 @@ class DiskCache:
             name = "_" + hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
         return os.path.join(self._folder, name)
 
-    def _mac(self, name: str, data: Buffer) -> bytes:
+    def _is_whole(self, fd: int, name: str, length: int) -> bool:
+        """Whether the `length` bytes at the start of the file are what was put under `name`: their MAC follows."""
+        mac = self._mac(name)
+        piece = memoryview(bytearray(min(length, _PIECE)))
+        done = 0
+        while done < length:
+            count = os.preadv(fd, [piece[: length - done]], done)
+            if not count:
+                return False
+            mac.update(piece[:count])
+            done += count
+        return os.pread(fd, _MAC_SIZE, length) == mac.digest()
+
+    def _mac(self, name: str) -> hashlib.blake2b:
+        """Of the name; the data has to follow."""
         mac = hashlib.blake2b(len(name).to_bytes(4), key=self._key, digest_size=_MAC_SIZE)
         mac.update(name.encode("utf-8", "surrogateescape"))
-        mac.update(data)
-        return mac.digest()
+        return mac
 
     @staticmethod
     def _size(path: str) -> int:
@@ -267,26 +283,3 @@ class _Total:
 
     def __init__(self, value: int) -> None:
         self.value = value
-
-
-def unnamed_mapping(data: Buffer) -> memoryview:
-    """A read-only mapping of a temporary file that holds `data` and has no name: off the heap, gone when unused.
-
-    Of anonymous memory when there is no place for temporary files.
-    """
-    if not len(data):
-        return memoryview(b"")
-    try:
-        with tempfile.TemporaryFile() as file:
-            _write_all(file.fileno(), data)
-            return memoryview(mmap.mmap(file.fileno(), len(data), access=mmap.ACCESS_READ))
-    except OSError:
-        mapping = mmap.mmap(-1, len(data))
-        mapping.write(data)
-        return memoryview(mapping).toreadonly()
-
-
-def _write_all(fd: int, data: Buffer) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import TypeVar
 
 from agent.base.clock import Clock
 from agent.base.errors import BlobNotFound, CorruptBlob, CorruptIndex
@@ -22,6 +23,8 @@ from agent.repository.index_entry import IndexEntry, winner
 from agent.repository.index_read import MappedIndex
 from agent.repository.sealer import BlobSealer
 from agent.storage.base import BlobId, BlobMetadata, BlobStorage, Buffer
+
+B = TypeVar("B", bound=Buffer)
 
 MAX_AGE_SECONDS = 15 * 60.0
 """A client that runs longer refreshes at least this often (§5.1)."""
@@ -59,7 +62,7 @@ async def list_legacy_indexes(storage: BlobStorage, sealer: BlobSealer) -> Activ
     logs = []
     async for log in storage.list(legacy_index.COMPACTION_LOG_PREFIX):
         sealed = await storage.get(log.blob_id)
-        plaintext = await asyncio.to_thread(_open, sealer, log.blob_id, sealed)
+        plaintext = await asyncio.to_thread(_open, sealer.open, log.blob_id, sealed)
         logs.append(legacy_index.parse_compaction_log(plaintext, log.blob_id))
     return ActiveIndexes(legacy_index.select_legacy_index_blobs(blobs, logs), 0)
 
@@ -213,7 +216,7 @@ class IndexSet:
         return await asyncio.to_thread(self._open_and_store, blob.blob_id, sealed)
 
     def _open_and_store(self, blob_id: BlobId, sealed: Buffer) -> MappedIndex:
-        return self._cache.store(blob_id, _open(self._sealer, blob_id, sealed))
+        return self._cache.store(blob_id, _open(self._sealer.open_in_place, blob_id, sealed))
 
     def _swap(self, indexes: Mapping[BlobId, MappedIndex], watermark_s: int) -> None:
         if indexes.keys() != self._loaded.indexes.keys() or watermark_s != self._loaded.watermark_s:
@@ -233,9 +236,9 @@ def _visible(rows: Iterable[IndexEntry | None], watermark_s: int) -> IndexEntry 
     return None if best is None or _hidden(best, watermark_s) else best
 
 
-def _open(sealer: BlobSealer, blob_id: BlobId, sealed: Buffer) -> bytes:
+def _open(opening: Callable[[BlobId, Buffer], B], blob_id: BlobId, sealed: Buffer) -> B:
     try:
-        return sealer.open(blob_id, sealed)
+        return opening(blob_id, sealed)
     except CorruptBlob as error:
         raise CorruptIndex(
             f"an index is damaged: {error.message}",

@@ -1,9 +1,10 @@
 """Packs while they are being filled, and the memory they are filled in.
 
-A pack being filled is one anonymous mapping, as large as the largest pack can get and touched only as far as it is
-filled. Threads reserve ranges of it under the content writer's lock and seal straight into them without the lock, so
-a content is copied nowhere between its caller's buffer and the request that uploads it. A full pack gets its tail
-(padding, local index, postamble) and becomes a `SealedPack`, which `pack_upload` puts in one request.
+A pack being filled is one mapping, as large as the largest pack can get and touched only as far as it is filled: of
+anonymous memory, or of a temporary file where it fills slowly. Threads reserve ranges of it under the content writer's
+lock and seal straight into them without the lock, so a content is copied nowhere between its caller's buffer and the
+request that uploads it. A full pack gets its tail (padding, local index, postamble) and becomes a `SealedPack`, which
+`pack_upload` puts in one request.
 
 Called by `content_writer` only. Nothing in here locks; who may call what, and when, is said at each method.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agent._native import RowTable
+from agent.base.scratch import FileMemory, scratch
 from agent.repository.encryption import Cipher
 from agent.repository.hashing import Hasher
 from agent.repository.index_build import RANDOM_SUFFIX_LENGTH
@@ -54,18 +56,20 @@ class PackBuffers:
         self._keep = keep
         self._free: list[mmap.mmap] = []
 
-    def acquire(self, at_least: int, *, fresh: bool = False) -> mmap.mmap:
+    def acquire(self, at_least: int, *, slow: bool = False) -> mmap.mmap:
         """A mapping of `size` bytes, or one of its own when that is not enough.
 
-        A `fresh` one has memory only where it is filled: for a pack that may stay open and small for long.
+        A pack that is `slow` to fill may stay open for long: what is in it need not stay in memory.
         """
-        if at_least <= self.size and self._free and not fresh:
+        if slow:
+            return scratch(max(at_least, self.size))
+        if at_least <= self.size and self._free:
             return self._free.pop()
         return mmap.mmap(-1, max(at_least, self.size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def release(self, buffer: mmap.mmap) -> None:
         """Take back a mapping that nobody reads or writes any more."""
-        if len(buffer) == self.size and len(self._free) < self._keep:
+        if len(buffer) == self.size and len(self._free) < self._keep and not isinstance(buffer, FileMemory):
             if self._usual < self.size:
                 buffer.madvise(mmap.MADV_DONTNEED, self._usual, self.size - self._usual)
             self._free.append(buffer)

@@ -6,11 +6,16 @@ The modules that own such blobs call this; packs seal content by content (`agent
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
+from typing import TypeVar
 
 from agent.base.errors import CorruptBlob, CorruptContent
 from agent.repository.encryption import IV_SIZE, Cipher
 from agent.repository.hashing import Hasher
 from agent.storage.base import BlobId, Buffer
+
+S = TypeVar("S", bound=Buffer)
+B = TypeVar("B", bound=Buffer)
 
 
 class BlobSealer:
@@ -35,6 +40,16 @@ class BlobSealer:
 
     def open(self, blob_id: BlobId, sealed: Buffer) -> bytes:
         """The plaintext, after its hash was found to be the one in `blob_id`. Raises `CorruptBlob`."""
+        return self._open(blob_id, sealed, self._cipher.open)
+
+    def open_in_place(self, blob_id: BlobId, sealed: Buffer) -> Buffer:
+        """As `open`, without memory for a second copy: where it can be written, `sealed` is overwritten."""
+        view = memoryview(sealed)
+        if view.readonly:
+            return self.open(blob_id, sealed)
+        return self._open(blob_id, view, self._cipher.open_in_place)
+
+    def _open(self, blob_id: BlobId, sealed: S, cipher: Callable[[S, bytes], B]) -> B:
         stem = blob_id.partition("-")[0]
         try:
             named = bytes.fromhex(stem[-2 * self._hasher.digest_size :])
@@ -43,7 +58,7 @@ class BlobSealer:
         if len(named) != self._hasher.digest_size:
             raise CorruptBlob(f"the name of blob {blob_id[:200]!r} holds no hash, so it cannot be decrypted")
         try:
-            plaintext = self._cipher.open(sealed, named[-IV_SIZE:])
+            plaintext = cipher(sealed, named[-IV_SIZE:])
         except CorruptContent as error:
             raise CorruptBlob(f"blob {blob_id!r} ({memoryview(sealed).nbytes} bytes) does not decrypt") from error
         if not hmac.compare_digest(self._hasher(plaintext), named):

@@ -50,7 +50,7 @@ from agent.snapshots.tree import Objects, bare, find_entry, list_directory
 from agent.volumes.tree_write import Existing, WriteOptions, check_name, open_target
 
 WINDOWS = 2
-WALKERS = 4
+WALKERS = 3
 DEFERRED = 4_096
 _MAX_LINK = 1 << 16
 

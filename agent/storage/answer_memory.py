@@ -6,8 +6,10 @@ Fresh memory costs a page fault for every 4 KiB, more than reading a file or a s
 from __future__ import annotations
 
 from agent import _native
+from agent.base.scratch import scratch
 
 _LARGE = 1 << 20
+_WHOLE = 4 << 20
 _KEPT = 8 << 20
 
 
@@ -17,6 +19,12 @@ class AnswerMemory:
     def __init__(self) -> None:
         self._blocks = _native.BlockPool(_KEPT)
 
-    def take(self, length: int) -> memoryview:
-        """Writable room for `length` bytes with whatever is in it; it comes back when the last view of it is gone."""
+    def take(self, length: int, *, whole: bool) -> memoryview:
+        """Writable room for `length` bytes with whatever is in it; it comes back when the last view of it is gone.
+
+        Parts of blobs are asked for piece by piece, by callers who bound how many they hold. Of `whole` blobs that
+        cannot be said, a compacted index may have hundreds of megabytes: large ones stay off the heap.
+        """
+        if whole and length >= _WHOLE:
+            return memoryview(scratch(length))
         return self._blocks.take(length) if length >= _LARGE else memoryview(bytearray(length))

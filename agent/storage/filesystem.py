@@ -109,7 +109,7 @@ class FilesystemStorage:
                     raise BlobTooShort(
                         f"blob {blob_id} in {self.location} has {size} bytes, {offset}..{end} were asked"
                     )
-                data = self._memory.take(end - offset)
+                data = self._memory.take(end - offset, whole=not offset and length is None)
                 yield from read_into(fd, offset, data, canceled)
                 return data
             finally:

@@ -52,6 +52,24 @@ def test_a_damaged_file_counts_as_absent_and_is_removed(tmp_path: Path, damage: 
     assert files.get("a") == b"some bytes"
 
 
+def test_every_byte_of_a_large_file_is_verified(tmp_path: Path) -> None:
+    files = cache(tmp_path, limit=4 << 20)
+    data = os.urandom((1 << 20) + 17)
+    files.put("a", data)
+    found = files.get("a")
+    assert found is not None
+    assert found == data
+    for position in (0, 1 << 19, len(data) - 1, len(data) + 31):
+        files.put("a", data)
+        with (tmp_path / "a").open("r+b") as file:
+            file.seek(position)
+            byte = file.read(1)[0]
+            file.seek(position)
+            file.write(bytes([byte ^ 1]))
+        assert files.get("a") is None
+        assert not (tmp_path / "a").exists()
+
+
 def test_a_file_under_another_name_or_of_another_repository_counts_as_absent(tmp_path: Path) -> None:
     cache(tmp_path).put("a", b"some bytes")
     os.rename(tmp_path / "a", tmp_path / "b")

@@ -25,13 +25,16 @@ def test_a_used_mapping_is_kept_for_the_next_pack_without_what_few_packs_need() 
     assert buffer[USUAL:] == bytes(LARGEST)
 
 
-def test_a_pack_that_may_stay_small_gets_a_mapping_that_nobody_has_touched() -> None:
-    buffers = PackBuffers(USUAL, LARGEST, 1)
+def test_a_pack_that_fills_slowly_gets_memory_of_its_own_that_no_other_pack_gets() -> None:
+    buffers = PackBuffers(USUAL, LARGEST, 2)
     buffer = used(buffers)
-    fresh = buffers.acquire(1, fresh=True)
-    assert fresh is not buffer
-    assert fresh[:] == bytes(SIZE)
+    slow = buffers.acquire(1, slow=True)
+    assert slow is not buffer
+    assert slow[:] == bytes(SIZE)
+    assert len(buffers.acquire(SIZE + 1, slow=True)) == SIZE + 1
+    buffers.release(slow)
     assert buffers.acquire(1) is buffer
+    assert buffers.acquire(1) is not slow
 
 
 def test_no_more_mappings_are_kept_than_asked_for_and_none_of_another_size() -> None:

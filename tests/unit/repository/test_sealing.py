@@ -170,6 +170,18 @@ def test_a_blob_is_named_by_its_hash_and_opens_under_that_name_only() -> None:
         sealer.name_and_seal("a-", b"")
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_blob_is_opened_in_place_where_it_can_be_written(kind: type[bytes | bytearray]) -> None:
+    sealer = BlobSealer(new_hasher("HMAC-SHA224", _KEY), ContentCipher(_AES, _KEY))
+    blob_id, sealed = sealer.name_and_seal("xn3_", b"index" * 1000)
+    blob = kind(sealed)
+    plaintext = memoryview(sealer.open_in_place(blob_id, blob))
+    assert plaintext == b"index" * 1000
+    assert (plaintext.obj is blob) == (kind is bytearray)
+    with pytest.raises(CorruptBlob, match="does not decrypt"):
+        sealer.open_in_place(blob_id, kind(sealed[:-1]))
+
+
 def test_a_blob_that_decrypts_to_other_bytes_than_its_name_says_is_refused() -> None:
     hasher = new_hasher("BLAKE2B-256", _KEY)
     cipher = ContentCipher(_AES, _KEY)
