@@ -265,6 +265,14 @@ class RowTable:
         `MemoryError`.
         """
 
+# read_ahead.c
+
+def read_ahead(folders: Sequence[bytes], threads: int, /) -> None:
+    """Have the modules in `folders` (with their bytecode) and JSON files read into the page cache; returns at once.
+
+    What is not there or cannot be read is passed over. `ValueError` unless there are 1 to 64 threads.
+    """
+
 # memory.c
 
 def return_large_blocks() -> None:

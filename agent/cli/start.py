@@ -15,6 +15,9 @@ from types import FrameType
 def lighter() -> None:
     """Entry point of the command; never returns."""
     _listen()
+    from agent.base.read_ahead import read_command
+
+    read_command()
     from agent.cli.main import main
 
     main()

@@ -5,7 +5,7 @@
  * One file per room: hash.c and hash_lanes.c (keyed BLAKE2b, of one message and of several), scrypt.c (password keys),
  * split.c (content-defined cuts), index.c (key search), rows.c and build.c (new contents and the index of them),
  * tree_read.c, tree_survey.c and tree_write.c (many small files), entry.c and scan.c (directory JSON), memory.c (the
- * allocator), block.c (large buffers used again).
+ * allocator), block.c (large buffers used again), read_ahead.c (modules into the page cache).
  * `agent/_native.pyi` is the documentation. */
 #include "native.h"
 
@@ -16,6 +16,7 @@ static struct PyModuleDef module = {
 static PyMethodDef *const rooms[] = {
     hash_methods,        scrypt_methods,     split_methods, index_methods, tree_read_methods,
     tree_survey_methods, tree_write_methods, entry_methods, scan_methods,  memory_methods,
+    read_ahead_methods,
 };
 
 PyMODINIT_FUNC PyInit__native(void) {

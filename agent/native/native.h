@@ -21,5 +21,6 @@ extern PyMethodDef tree_survey_methods[];
 extern PyMethodDef tree_write_methods[];
 extern PyMethodDef entry_methods[];
 extern PyMethodDef scan_methods[];
+extern PyMethodDef read_ahead_methods[];
 
 #endif

@@ -6,12 +6,12 @@ import asyncio
 import os
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import UsageError
 from agent.base.hold import Hold
+from agent.storage import s3_import
 from agent.storage.base import BlobStorage
 from agent.storage.filesystem import FilesystemStorage
 from agent.storage.limit import LimitedStorage, Limits
@@ -20,9 +20,6 @@ from agent.storage.opening import OpeningStorage
 from agent.storage.pace import Pace
 from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
 from agent.storage.s3_config import PARALLEL_PUTS, S3Config, parse_s3_url, split_url
-
-if TYPE_CHECKING:
-    from agent.storage.s3 import S3Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,20 +82,15 @@ async def open_s3_storage(config: S3Config, *, options: StorageOptions | None = 
 
     It connects while the caller goes on; the first call raises what keeps it from that.
     """
+    s3_import.read_ahead()
     options = options or StorageOptions()
     pace, retrier = Pace(options.clock, hold=options.hold), options.retrier()
 
     async def connect() -> BlobStorage:
-        storage = await asyncio.to_thread(_s3_storage)
+        storage = await asyncio.to_thread(s3_import.s3_storage)
         return await storage.open(config, pace, retrier.for_parts())
 
     return StorageStack(OpeningStorage(config.location, PARALLEL_PUTS, connect), retrier, pace, options)
-
-
-def _s3_storage() -> type[S3Storage]:
-    from agent.storage.s3 import S3Storage  # noqa: PLC0415  # slow to import
-
-    return S3Storage
 
 
 def folder_of(url: str) -> str:

@@ -1,6 +1,5 @@
 """What passes through once leaves nothing behind where the system can do that, and is the same bytes everywhere."""
 
-import ctypes
 import errno
 import mmap
 import os
@@ -13,7 +12,7 @@ import pytest
 from agent import _native
 from agent.base import page_cache
 from agent.base.page_cache import flags_for, read_once, write_once
-from tests.unit.page_cache_kit import forget
+from tests.unit.page_cache_kit import cached_pages, forget
 
 DATA = bytes(range(256)) * 4096
 
@@ -32,19 +31,6 @@ def in_memory() -> Iterator[Path]:
     """A folder of a file system that cannot do without the page cache, because it is in it."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         yield Path(folder)
-
-
-def cached_pages(path: Path) -> int:
-    """mincore(2) of the whole file."""
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        resident = (ctypes.c_ubyte * (len(mapped) // mmap.PAGESIZE))()
-        start = ctypes.c_char.from_buffer(mapped)
-        failed = ctypes.CDLL(None, use_errno=True).mincore(
-            ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(len(mapped)), resident
-        )
-        del start
-        assert not failed, os.strerror(ctypes.get_errno())
-        return sum(page & 1 for page in resident)
 
 
 def needs_support(path: Path) -> None:
