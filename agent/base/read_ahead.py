@@ -13,41 +13,29 @@ from collections.abc import Sequence
 from agent import _native
 
 _THREADS = 16
-_STANDARD = (
-    "",
-    "asyncio",
-    "collections",
-    "concurrent",
-    "concurrent/futures",
+_STANDARD = ("", "collections", "re", "importlib", "concurrent", "concurrent/futures", "asyncio", "urllib", "logging")
+_STANDARD_LATER = (
+    "json",
     "email",
     "html",
     "http",
-    "importlib",
     "importlib/metadata",
     "importlib/resources",
-    "json",
-    "lib-dynload",
-    "logging",
-    "re",
-    "urllib",
     "xml/etree",
+    "lib-dynload",
 )
-_AGENT = ("", "base", "cli", "repository", "snapshots", "storage", "volumes")
-_COMMAND = (
-    "",
+_AGENT = ("", "base", "cli", "storage", "repository", "snapshots", "volumes")
+_COMMAND = ("", "click", "msgspec", "tenacity", "tenacity/asyncio")
+_COMMAND_LATER = (
     "backports/zstd",
     "blake3",
-    "click",
     "cryptography",
     "cryptography/hazmat/bindings",
     "cryptography/hazmat/decrepit/ciphers",
     "cryptography/hazmat/primitives",
     "cryptography/hazmat/primitives/ciphers",
     "cryptography/hazmat/primitives/kdf",
-    "msgspec",
     "pyzstd",
-    "tenacity",
-    "tenacity/asyncio",
 )
 _S3_CLIENT = (
     "aiobotocore",
@@ -86,9 +74,10 @@ _S3_CLIENT = (
 
 
 def read_command() -> None:
-    """What every command on repositories imports."""
-    own = os.path.dirname(os.path.dirname(__file__))
-    _read([*_below([os.path.dirname(os.__file__)], _STANDARD), *_below([own], _AGENT), *_below(_sites(), _COMMAND)])
+    """What every command on repositories imports, about in that order."""
+    standard, sites, own = [os.path.dirname(os.__file__)], _sites(), [os.path.dirname(os.path.dirname(__file__))]
+    soon = [*_below(standard, _STANDARD), *_below(sites, _COMMAND), *_below(own, _AGENT)]
+    _read([*soon, *_below(standard, _STANDARD_LATER), *_below(sites, _COMMAND_LATER)])
 
 
 def read_s3_client() -> None:
