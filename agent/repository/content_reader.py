@@ -39,7 +39,7 @@ class ReadLimits:
 
     parallel: int = 8
     """Ranges in flight."""
-    bytes_ahead: int = 24 << 20
+    bytes_ahead: int = 20 << 20
     """Ranges and their plaintexts, fetched and not yet taken, of all reads together; at least one range each."""
 
 
