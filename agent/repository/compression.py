@@ -8,7 +8,7 @@ expects.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -27,6 +27,7 @@ HEADER_SIZE = 4
 
 _FIRST_FEED = 4096
 _MAX_FEED = 1024 * 1024
+_SMALL_FEED = 32 * 1024
 
 
 class _Family(Enum):
@@ -118,6 +119,20 @@ def decompress(data: Buffer, max_length: int, *, header_id: int | None = None) -
     `header_id` is the one on record, where there is one. Raises `CorruptContent` when the header is another one, the
     stream is damaged or cut short, or holds more than `max_length` bytes; `AlgorithmUnsupported` for an unknown header.
     """
+    pieces = list(_pieces(data, max_length, header_id, _MAX_FEED))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def decompress_into(out: memoryview, data: Buffer, *, header_id: int | None = None) -> int:
+    """As `decompress`, to the start of `out` and with little memory besides; the length of the plaintext."""
+    end = 0
+    for piece in _pieces(data, len(out), header_id, _SMALL_FEED):
+        start, end = end, end + len(piece)
+        out[start:end] = piece
+    return end
+
+
+def _pieces(data: Buffer, max_length: int, header_id: int | None, max_feed: int) -> Iterator[bytes]:
     view = memoryview(data)
     found = int.from_bytes(view[:HEADER_SIZE], "big")
     if len(view) < HEADER_SIZE or header_id not in {None, found}:
@@ -126,17 +141,17 @@ def decompress(data: Buffer, max_length: int, *, header_id: int | None = None) -
     stream = view[HEADER_SIZE:]
     match compressor.family:
         case _Family.ZSTD:
-            return _frames(pyzstd.ZstdDecompressor, stream, max_length, compressor.name)
+            yield from _frames(pyzstd.ZstdDecompressor, stream, max_length, max_feed, compressor.name)
         case _Family.GZIP:
-            return _frames(lambda: zlib.decompressobj(_GZIP_WINDOW), stream, max_length, compressor.name)
+            yield from _frames(lambda: zlib.decompressobj(_GZIP_WINDOW), stream, max_length, max_feed, compressor.name)
         case _Family.DEFLATE:
-            return _frames(lambda: zlib.decompressobj(_RAW_WINDOW), stream, max_length, compressor.name)
+            yield from _frames(lambda: zlib.decompressobj(_RAW_WINDOW), stream, max_length, max_feed, compressor.name)
         case _Family.LZ4:
             import lz4.frame  # noqa: PLC0415  # slow to import, and seldom met
 
-            return _frames(lz4.frame.LZ4FrameDecompressor, stream, max_length, compressor.name)
+            yield from _frames(lz4.frame.LZ4FrameDecompressor, stream, max_length, max_feed, compressor.name)
         case _Family.S2:
-            return s2.decompress(stream, max_length)
+            yield s2.decompress(stream, max_length)
 
 
 def _compressor(header_id: int) -> _Compressor:
@@ -156,9 +171,10 @@ class _Decompressor(Protocol):
     def decompress(self, data: Buffer, max_length: int) -> bytes: ...
 
 
-def _frames(new: Callable[[], _Decompressor], stream: memoryview, max_length: int, name: str) -> bytes:
+def _frames(
+    new: Callable[[], _Decompressor], stream: memoryview, max_length: int, max_feed: int, name: str
+) -> Iterator[bytes]:
     """All frames (members) of a stream. Each is fed in growing pieces, so that many tiny ones cost no more than few."""
-    pieces: list[bytes] = []
     room = max_length
     at = 0
     while at < len(stream):
@@ -177,8 +193,7 @@ def _frames(new: Callable[[], _Decompressor], stream: memoryview, max_length: in
                 raise CorruptContent(
                     f"a content compressed with {name} holds more than the {max_length} bytes on record"
                 )
-            pieces.append(piece)
+            yield piece
             at += len(fed)
-            feed = min(feed * 2, _MAX_FEED)
+            feed = min(feed * 2, max_feed)
         at -= len(frame.unused_data or b"")
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

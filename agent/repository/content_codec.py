@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from agent.base.errors import AlgorithmUnsupported, CorruptContent
-from agent.repository.compression import decompress
+from agent.base.scratch import scratch
+from agent.repository.compression import decompress, decompress_into
 from agent.repository.encryption import IV_SIZE, Cipher
 from agent.repository.hashing import Hasher
-from agent.repository.ids import ContentId, content_text
+from agent.repository.ids import NO_PREFIX, ContentId, content_text
 from agent.repository.index_entry import IndexEntry
 from agent.storage.base import Buffer
 
@@ -29,6 +30,9 @@ MAX_PACKED_LENGTH = 1 << 29
 IN_PLACE = 64 << 10
 """Sealed contents from this length on are decrypted where they lie, when they may be overwritten."""
 
+_TO_FILE = 1 << 20
+"""Of metadata, the part of a huge directory for one: longer ones are decompressed into nameless files."""
+
 
 class ContentCodec:
     """Opens sealed contents; any thread may call it."""
@@ -39,13 +43,15 @@ class ContentCodec:
         self._hasher = hasher
         self._cipher = cipher
 
-    def open(self, entry: IndexEntry, sealed: Buffer) -> bytes:
+    def open(self, entry: IndexEntry, sealed: Buffer) -> Buffer:
         """The plaintext of the content that `entry` describes. Raises `CorruptContent`, `AlgorithmUnsupported`."""
         return self.open_all([entry], [sealed])[0]
 
-    def open_all(self, entries: Sequence[IndexEntry], sealed: Sequence[Buffer]) -> list[bytes]:
+    def open_all(self, entries: Sequence[IndexEntry], sealed: Sequence[Buffer]) -> list[Buffer]:
         """As `open`, several at once, whose hashes cost less together."""
-        data = [self._unseal(entry, each, self._cipher.open) for entry, each in zip(entries, sealed, strict=True)]
+        data: list[Buffer] = [
+            self._unseal(entry, each, self._cipher.open) for entry, each in zip(entries, sealed, strict=True)
+        ]
         self._check_hashes(entries, data)
         return data
 
@@ -61,7 +67,7 @@ class ContentCodec:
         return self._cipher.open_in_place(sealed, iv)
 
     @staticmethod
-    def _unseal(entry: IndexEntry, sealed: S, cipher: Callable[[S, bytes], B]) -> B | bytes:
+    def _unseal(entry: IndexEntry, sealed: S, cipher: Callable[[S, bytes], B]) -> B | Buffer:
         if entry.key_id:
             raise AlgorithmUnsupported(
                 f"{describe(entry)} is sealed with key number {entry.key_id}, which is not known"
@@ -69,7 +75,10 @@ class ContentCodec:
         try:
             data = cipher(sealed, entry.content[-IV_SIZE:])
             if entry.compression:
-                return decompress(data, entry.original_length, header_id=entry.compression)
+                if entry.original_length < _TO_FILE or entry.content[0] == NO_PREFIX:
+                    return decompress(data, entry.original_length, header_id=entry.compression)
+                out = memoryview(scratch(entry.original_length))
+                return out[: decompress_into(out, data, header_id=entry.compression)]
         except CorruptContent as error:
             raise CorruptContent(f"{describe(entry)} is damaged: {error.message}") from error
         return data

@@ -26,7 +26,7 @@ from agent.repository.range_plan import PackRange, plan_ranges
 from agent.storage.base import BlobId, BlobStorage, Buffer
 
 T = TypeVar("T")
-Batch = list[tuple[ContentId, bytes]]
+Batch = list[tuple[ContentId, Buffer]]
 OnError = Callable[[ContentId, RepositoryError], None]
 Opening = Callable[[Sequence[IndexEntry], Sequence[memoryview]], list[T]]
 
@@ -71,7 +71,7 @@ class ContentReader:
         """`find` for each, from one state of the index. Either side."""
         return self.index.find_many(cids)
 
-    async def get(self, cid: ContentId) -> bytes:
+    async def get(self, cid: ContentId) -> Buffer:
         """One content, verified by its hash.
 
         Raises `ContentNotFound` when no index names it or its pack is gone, `CorruptContent` when it is damaged.
@@ -82,7 +82,7 @@ class ContentReader:
         except BlobNotFound as error:
             return await self._read_moved(entry, error)
 
-    def get_cached(self, cid: ContentId) -> bytes | None:
+    def get_cached(self, cid: ContentId) -> Buffer | None:
         """The content when its pack is cached locally and undamaged there, else None. Thread side."""
         entry = self.index.find(cid)
         if entry is None or not self._packs.keeps(entry.pack):
@@ -102,7 +102,7 @@ class ContentReader:
 
     async def read_many(
         self, cids: Sequence[ContentId], *, on_error: OnError | None = None
-    ) -> AsyncIterator[tuple[ContentId, bytes]]:
+    ) -> AsyncIterator[tuple[ContentId, Buffer]]:
         """Each of the distinct `cids` once, by pack and offset rather than in the order asked.
 
         A missing or damaged content raises, as `get` does; others that were asked for may not have come by then.
@@ -139,9 +139,9 @@ class ContentReader:
         opening: Opening[T],
         *,
         in_place: bool,
-    ) -> AsyncGenerator[list[tuple[ContentId, T | bytes]], None]:
+    ) -> AsyncGenerator[list[tuple[ContentId, T | Buffer]], None]:
         ranges = self._plan(cids, on_error)
-        running: deque[tuple[asyncio.Task[list[tuple[ContentId, T | bytes]]], int]] = deque()
+        running: deque[tuple[asyncio.Task[list[tuple[ContentId, T | Buffer]]], int]] = deque()
         waiting = next(ranges, None)
         try:
             while waiting is not None or running:
@@ -186,7 +186,7 @@ class ContentReader:
 
     async def _read_range(
         self, plan: PackRange, on_error: OnError | None, opening: Opening[T]
-    ) -> list[tuple[ContentId, T | bytes]]:
+    ) -> list[tuple[ContentId, T | Buffer]]:
         try:
             if self._packs.keeps(plan.pack):
                 data: Buffer = await self._packs.fetch(plan.pack)
@@ -203,9 +203,9 @@ class ContentReader:
 
     @staticmethod
     async def _read_singly(
-        plan: PackRange, on_error: OnError | None, read: Callable[[IndexEntry], Awaitable[bytes]]
-    ) -> list[tuple[ContentId, T | bytes]]:
-        batch: list[tuple[ContentId, T | bytes]] = []
+        plan: PackRange, on_error: OnError | None, read: Callable[[IndexEntry], Awaitable[Buffer]]
+    ) -> list[tuple[ContentId, T | Buffer]]:
+        batch: list[tuple[ContentId, T | Buffer]] = []
         for entry in plan.entries:
             try:
                 batch.append((entry.content, await read(entry)))
@@ -215,7 +215,7 @@ class ContentReader:
                 on_error(entry.content, error)
         return batch
 
-    async def _read_one(self, entry: IndexEntry) -> bytes:
+    async def _read_one(self, entry: IndexEntry) -> Buffer:
         """One content where its entry says; what a cached pack gets wrong the storage may know better."""
         if self._packs.keeps(entry.pack):
             pack = await self._packs.fetch(entry.pack)
@@ -229,7 +229,7 @@ class ContentReader:
             raise CorruptContent(f"{describe(entry)} lies beyond the end of its pack: {error.message}") from error
         return await asyncio.to_thread(self._open_one, entry, sealed, entry.offset)
 
-    async def _read_moved(self, old: IndexEntry, cause: BlobNotFound) -> bytes:
+    async def _read_moved(self, old: IndexEntry, cause: BlobNotFound) -> Buffer:
         """A content whose pack is gone, where an index refreshed since then says that it is now.
 
         Pack names are never used again, so one refresh for each lost pack tells all there is to know.
@@ -248,11 +248,11 @@ class ContentReader:
             cause
         )
 
-    def _open_one(self, entry: IndexEntry, data: Buffer, start: int) -> bytes:
+    def _open_one(self, entry: IndexEntry, data: Buffer, start: int) -> Buffer:
         return self._codec.open(entry, _sealed(entry, data, start))
 
 
-def _open_all(plan: PackRange, data: Buffer, start: int, opening: Opening[T]) -> list[tuple[ContentId, T | bytes]]:
+def _open_all(plan: PackRange, data: Buffer, start: int, opening: Opening[T]) -> list[tuple[ContentId, T | Buffer]]:
     opened = opening(plan.entries, [_sealed(entry, data, start) for entry in plan.entries])
     return [(entry.content, each) for entry, each in zip(plan.entries, opened, strict=True)]
 

@@ -20,6 +20,7 @@ from agent.base.times import parse_rfc3339
 from agent.repository import gojson
 from agent.repository.content_reader import ContentReader
 from agent.repository.ids import ContentId, ManifestId, content_text
+from agent.storage.base import Buffer
 
 MANIFEST_PREFIX = b"m"
 TYPE_LABEL = "type"
@@ -65,7 +66,7 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _DECODER = msgspec.json.Decoder(_Content)
 
 
-def parse_manifest_content(plaintext: bytes, cid: ContentId) -> list[Manifest]:
+def parse_manifest_content(plaintext: Buffer, cid: ContentId) -> list[Manifest]:
     """The items of one `m` content, tombstones included. Raises `CorruptManifest`. Thread side."""
     what = f"manifest content {content_text(cid)}"
     content = gojson.decode(_DECODER, _gunzip(plaintext, what), what, CorruptManifest)
@@ -178,11 +179,11 @@ def _manifest(entry: _Entry, what: str) -> Manifest:
     return Manifest(ManifestId(entry.id), entry.labels or {}, modified_ns, bytes(entry.data), entry.deleted)
 
 
-def _gunzip(data: bytes, what: str) -> bytes:
+def _gunzip(data: Buffer, what: str) -> bytes:
     """All members of a gzip stream, up to a length that no repository of manifests reaches."""
     parts: list[bytes] = []
     length = 0
-    rest = data
+    rest: Buffer = data
     while rest or not parts:
         stream = zlib.decompressobj(_GZIP)
         try:

@@ -124,12 +124,12 @@ class ObjectReader:
         if not parsed.indirection:
             data = await self._direct(parsed)
             _limit(oid, len(data), max_length)
-            return data
+            return bytes(data)
         table = await self.extents(oid)
         _limit(oid, table.length, max_length)
         return b"".join([chunk async for chunk in self._table_chunks(oid, table, 0, len(table))])
 
-    async def chunks(self, oid: ObjectId) -> AsyncIterator[bytes]:
+    async def chunks(self, oid: ObjectId) -> AsyncIterator[Buffer]:
         """An object as a stream of its contents, in order; one window of 8 MiB is read ahead of another."""
         parsed = _parse(oid)
         if not parsed.indirection:
@@ -144,7 +144,7 @@ class ObjectReader:
         """`length` bytes from `offset`, fewer where the object ends."""
         parsed = _parse(oid)
         if not parsed.indirection:
-            return (await self._direct(parsed))[offset : offset + length]
+            return bytes((await self._direct(parsed))[offset : offset + length])
         table = await self.extents(oid)
         end = min(offset + length, table.length)
         if offset >= end:
@@ -198,21 +198,21 @@ class ObjectReader:
     async def _read_list(self, oid: ObjectId, budget: _Budget, level: int) -> bytes:
         parsed = _parse(oid)
         if not parsed.indirection:
-            return await self._direct(parsed)
+            return bytes(await self._direct(parsed))
         table = ExtentTable()
         await self._expand(oid, parsed, table, budget, level + 1)
         _limit(oid, table.length, _MAX_LIST_LENGTH)
         return b"".join([chunk async for chunk in self._table_chunks(oid, table, 0, len(table))])
 
-    async def _direct(self, parsed: ParsedObjectId) -> bytes:
+    async def _direct(self, parsed: ParsedObjectId) -> Buffer:
         data = await self._contents.get(parsed.content)
         return await asyncio.to_thread(expand_content, parsed.content, data) if parsed.compressed else data
 
-    async def _table_chunks(self, oid: str, table: ExtentTable, first: int, end: int) -> AsyncGenerator[bytes, None]:
+    async def _table_chunks(self, oid: str, table: ExtentTable, first: int, end: int) -> AsyncGenerator[Buffer, None]:
         """The data of extents `first` to `end`, a window of them read while the one before is taken."""
         number = first
-        held: dict[ContentId, bytes] = {}
-        ahead: asyncio.Task[dict[ContentId, bytes]] | None = None
+        held: dict[ContentId, Buffer] = {}
+        ahead: asyncio.Task[dict[ContentId, Buffer]] | None = None
         window = _window(table, number, end)
         try:
             while window:
@@ -234,7 +234,7 @@ class ObjectReader:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
 
-    async def _fetch_window(self, window: Sequence[Extent], held: dict[ContentId, bytes]) -> dict[ContentId, bytes]:
+    async def _fetch_window(self, window: Sequence[Extent], held: dict[ContentId, Buffer]) -> dict[ContentId, Buffer]:
         """The plaintexts of a window; what the one before had already is not read again."""
         compressed = {extent.content for extent in window if extent.compressed}
         found = {extent.content: held[extent.content] for extent in window if extent.content in held}

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from agent.repository.ids import ContentId, ObjectId, content_text, parse_object_id
 from agent.repository.repository import Repository
 from agent.snapshots.progress import Cancellation
+from agent.storage.base import Buffer
 
 _T = TypeVar("_T")
 _POLL = 0.2
@@ -40,14 +41,14 @@ class Bridge:
             raise
 
 
-def object_reader(repo: Repository, bridge: Bridge) -> Callable[[ObjectId], Iterator[bytes]]:
+def object_reader(repo: Repository, bridge: Bridge) -> Callable[[ObjectId], Iterator[Buffer]]:
     """Thread side: the bytes of an object, content by content, from local caches where they have it."""
 
-    def content(cid: ContentId) -> bytes:
+    def content(cid: ContentId) -> Buffer:
         data = repo.contents.get_cached(cid)
         return bridge.call(repo.contents.get(cid)) if data is None else data
 
-    def read(obj: ObjectId) -> Iterator[bytes]:
+    def read(obj: ObjectId) -> Iterator[Buffer]:
         parsed = parse_object_id(obj)
         if not parsed.indirection:
             yield bridge.call(repo.objects.read(obj)) if parsed.compressed else content(parsed.content)

@@ -17,9 +17,10 @@ from agent.base.errors import RepositoryError, SnapshotError
 from agent.repository.ids import ObjectId
 from agent.snapshots.directory import DirectoryParser, entry_header
 from agent.snapshots.model import DIRECTORY, FILE, SYMLINK, decode_entry
+from agent.storage.base import Buffer
 from agent.volumes.attributes import Attributes, go_mode
 
-ReadObject = Callable[[ObjectId], Iterator[bytes]]
+ReadObject = Callable[[ObjectId], Iterator[Buffer]]
 """Thread side: an object's bytes, piece by piece."""
 
 _ESCAPED_BAD_BYTE = b"\\ufffd"

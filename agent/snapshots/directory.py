@@ -17,6 +17,7 @@ import msgspec
 from agent import _native
 from agent.base.errors import CorruptDirectory
 from agent.snapshots.model import DirectorySummary, Entry, decode_entry, decode_summary
+from agent.storage.base import Buffer
 
 HEAD = b'{"stream":"kopia:directory","entries":'
 STREAM = "kopia:directory"
@@ -101,12 +102,12 @@ class DirectoryParser:
             raise self._corrupt(f"one value is longer than {MAX_VALUE} bytes")
         return found
 
-    def feed_slices(self, data: bytes) -> Iterator[list[bytes]]:
+    def feed_slices(self, data: Buffer) -> Iterator[list[bytes]]:
         """As `feed`, some entries at a time: those of a content of 8 MiB at once would take twice that again."""
         at = 0
         while at < len(data):
             length = max(_SLICE, len(self._rest))  # doubled while one value goes on, or it would be copied each time
-            yield self.feed(data[at : at + length])
+            yield self.feed(bytes(data[at : at + length]))
             at += length
 
     def close(self) -> DirectorySummary | None:
@@ -241,7 +242,7 @@ def entry_header(raw: bytes) -> tuple[bytes, str]:
     return entry.name.encode("utf-8", "surrogateescape"), entry.type
 
 
-async def parse_directory(chunks: AsyncIterable[bytes], name: str = "directory") -> AsyncIterator[Entry]:
+async def parse_directory(chunks: AsyncIterable[Buffer], name: str = "directory") -> AsyncIterator[Entry]:
     """The entries of a directory object, one by one, in stored order. Raises `CorruptDirectory`."""
     parser = DirectoryParser(name)
     async for chunk in chunks:

@@ -6,9 +6,11 @@ of it than the chunk that is not cut yet. A checkpoint can be taken at any time:
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from agent.base.scratch import scratch
 from agent.repository.ids import NO_PREFIX, ContentId, ObjectId, content_text
 from agent.repository.object_writer import ObjectPart, PartWriter
 from agent.repository.splitter import Splitter
@@ -17,6 +19,7 @@ from agent.snapshots.model import MAX_SUMMARY_ERRORS, DirectorySummary, EntryErr
 from agent.storage.base import Buffer
 
 DIRECTORY_PREFIX = ord("k")
+_IN_MEMORY = 1024 * 1024
 _SCAN_LENGTH = 256 * 1024
 """So much is added before it is looked for the end of a chunk: then little more than one chunk is ever held."""
 
@@ -121,11 +124,53 @@ class Tally:
             del self.errors[MAX_SUMMARY_ERRORS:]
 
 
+class _Uncut:
+    """The bytes of a directory that belong to no chunk yet: beyond 1 MiB they lie in a nameless file."""
+
+    __slots__ = ("_file", "_memory", "_usual", "length")
+
+    def __init__(self, usual: int) -> None:
+        """`usual` bytes are enough as a rule."""
+        self._usual = usual
+        self._memory = bytearray()
+        self._file: mmap.mmap | None = None
+        self.length = 0
+
+    def append(self, data: Buffer) -> None:
+        """Add bytes to the end."""
+        end = self.length + len(data)
+        if self._file is None and end <= _IN_MEMORY:
+            self._memory += data
+        else:
+            self._with_room(end)[self.length : end] = data
+        self.length = end
+
+    def view(self) -> memoryview:
+        """All of them. To be released before anything is added or dropped."""
+        return memoryview(self._memory if self._file is None else self._file)[: self.length]
+
+    def drop(self, length: int) -> None:
+        """Take so many from the start."""
+        self.length -= length
+        if self._file is None:
+            del self._memory[:length]
+        else:
+            self._file.move(0, length, self.length)
+
+    def _with_room(self, length: int) -> mmap.mmap:
+        if self._file is None or len(self._file) < length:
+            larger = scratch(max(self._usual, 2 * length))
+            with self.view() as view:
+                larger[: self.length] = view
+            self._file = larger
+            self._memory.clear()
+        return self._file
+
+
 class DirectoryObject:
     """A directory on its way into the repository. Thread side."""
 
     __slots__ = (
-        "_buffer",
         "_chunks",
         "_compression",
         "_encoder",
@@ -133,6 +178,7 @@ class DirectoryObject:
         "_scanned",
         "_sink",
         "_splitter",
+        "_uncut",
     )
 
     def __init__(
@@ -146,19 +192,19 @@ class DirectoryObject:
         self._compression = compression
         self._list_compression = list_compression
         self._encoder = DirectoryEncoder()
-        self._buffer = bytearray()
+        self._uncut = _Uncut(splitter.max_chunk + 2 * _SCAN_LENGTH)
         self._scanned = 0
         self._chunks: list[tuple[int, ObjectId]] = []
 
     def add(self, raw: bytes) -> None:
         """One or more entries, encoded and joined by commas."""
-        self._buffer += self._encoder.entries(raw)
-        if len(self._buffer) - self._scanned >= _SCAN_LENGTH:
+        self._uncut.append(self._encoder.entries(raw))
+        if self._uncut.length - self._scanned >= _SCAN_LENGTH:
             self._cut()
 
     def finish(self, summary: DirectorySummary) -> ObjectId:
         """Close the directory; the object id."""
-        self._buffer += self._encoder.end(summary)
+        self._uncut.append(self._encoder.end(summary))
         self._cut()
         return self._sink.assemble(self._with_last(), DIRECTORY_PREFIX, self._list_compression)
 
@@ -166,7 +212,8 @@ class DirectoryObject:
         """The directory as it stands with `more` entries behind; it goes on as if nothing had been."""
         other = DirectoryObject(self._sink, self._splitter, self._compression, self._list_compression)
         other._encoder = self._encoder.copy()
-        other._buffer += self._buffer
+        with self._uncut.view() as view:
+            other._uncut.append(view)
         other._scanned = self._scanned
         other._chunks += self._chunks
         for raw in more:
@@ -174,22 +221,22 @@ class DirectoryObject:
         return other.finish(summary)
 
     def _with_last(self) -> Iterable[tuple[int, ObjectId]]:
-        if self._buffer:
-            self._put(len(self._buffer))
+        if self._uncut.length:
+            self._put(self._uncut.length)
         return self._chunks
 
     def _cut(self) -> None:
         while True:
-            with memoryview(self._buffer) as view:
+            with self._uncut.view() as view:
                 cut = self._splitter.find_cut(view, len(view), self._scanned)
             if not cut:
-                self._scanned = len(self._buffer)
+                self._scanned = self._uncut.length
                 return
             self._put(cut)
 
     def _put(self, length: int) -> None:
-        with memoryview(self._buffer) as view, view[:length] as chunk:
+        with self._uncut.view() as view, view[:length] as chunk:
             content = self._sink.write_content(chunk, DIRECTORY_PREFIX, self._compression)
         self._chunks.append((length, ObjectId(content_text(content))))
-        del self._buffer[:length]
+        self._uncut.drop(length)
         self._scanned = 0

@@ -14,6 +14,7 @@ from agent.base.errors import PathNotInSnapshot
 from agent.repository.ids import ObjectId
 from agent.snapshots.directory import DirectoryParser
 from agent.snapshots.model import DIRECTORY, Entry, decode_entry
+from agent.storage.base import Buffer
 
 BATCH_ENTRIES = 128
 
@@ -21,7 +22,7 @@ BATCH_ENTRIES = 128
 class Objects(Protocol):
     """The part of `ObjectReader` that reading directories needs."""
 
-    def chunks(self, oid: ObjectId) -> AsyncIterator[bytes]:
+    def chunks(self, oid: ObjectId) -> AsyncIterator[Buffer]:
         """The object's bytes in order."""
         ...
 

@@ -21,6 +21,7 @@ from agent.repository.compression import (
     compress_if_smaller,
     compressor_name,
     decompress,
+    decompress_into,
     header_id_of,
 )
 
@@ -44,6 +45,10 @@ def test_a_body_of_each_compressor_of_kopia_is_read(vectors: Any) -> None:
         seen.add(header_id)
         plaintext = decompress(bytes.fromhex(vector["body"]), vector["plaintext_length"], header_id=header_id)
         assert hashlib.sha256(plaintext).hexdigest() == vector["plaintext_sha256"]
+        room = memoryview(bytearray(len(plaintext) + 1))
+        assert room[: decompress_into(room, bytes.fromhex(vector["body"]), header_id=header_id)] == plaintext
+        with pytest.raises(CorruptContent):
+            decompress_into(room[: len(plaintext) - 1], bytes.fromhex(vector["body"]))
         with pytest.raises(CorruptContent):
             decompress(bytes.fromhex(vector["body"]), vector["plaintext_length"] - 1)
     assert seen == {*_WRITTEN, *_READ_ONLY} - {0x1400}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.base.scratch import FileMemory
 from agent.repository.compression import decompress
 from agent.repository.ids import ObjectId, content_text, parse_object_id
 from agent.testing.memory_storage import MemoryStorage
@@ -147,3 +148,19 @@ async def test_any_sequence_of_writes_gives_the_object_of_the_whole(runs: list[t
         oid = whole.finish()
         assert fed.finish() == oid
     assert await kit.objects.read(oid) == data
+
+
+async def test_large_metadata_lies_in_files_and_everything_else_in_memory() -> None:
+    kit = await open_kit(MemoryStorage(), FixedFormat(make_format(max_pack_size=8 << 20)))
+    text = b"text that is long and says little " * (1 << 16)
+    async with kit.writer() as writer:
+        large = await in_thread(writer.write_content, text, K, ZSTD)
+        small = await in_thread(writer.write_content, text[: 1 << 19], K, ZSTD)
+        data = await in_thread(writer.write_content, text, 0, ZSTD)
+    found = {cid: memoryview(await kit.contents.get(cid)) for cid in (large, small, data)}
+    assert found[large] == found[data] == text
+    assert found[small] == text[: 1 << 19]
+    assert isinstance(found[large].obj, FileMemory)
+    assert not isinstance(found[small].obj, FileMemory)
+    assert not isinstance(found[data].obj, FileMemory)
+    assert await kit.objects.read(ObjectId(content_text(large))) == text
