@@ -59,7 +59,7 @@ class WriterOptions:
     """Full packs on their way to the store before threads that write have to wait; 0: as many as it finds useful."""
     metadata_compression: int = ZSTD_FASTEST
     """Header id of the compressor of object lists (§4.2); 0 for none."""
-    flush_entries: int = 32_768
+    flush_entries: int = 24_576
     """So many contents are kept in memory before an index is written, which ends the packs they are in as well."""
     flush_interval: float = 600.0
     """Seconds after which an index is written even when few contents are pending."""
