@@ -75,11 +75,15 @@ def _touch(root: Path, rng: random.Random) -> None:
 
 
 def _change(root: Path, rng: random.Random) -> None:
+    """Other bytes than there were, also when an earlier run with the same seed has been here."""
     for path in _share(root, rng):
         size = path.stat().st_size
-        with path.open("r+b") as out:
-            out.seek(rng.randrange(size) if size else 0)
-            out.write(_random_bytes(rng, 64))
+        start = rng.randrange(size) if size else 0
+        with path.open("r+b") as file:
+            file.seek(start)
+            old = file.read(64) or bytes(64)
+            file.seek(start)
+            file.write(bytes(byte ^ rng.randrange(1, 256) for byte in old))
 
 
 ALL = {
