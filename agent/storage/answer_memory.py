@@ -5,6 +5,8 @@ Fresh memory costs a page fault for every 4 KiB, more than reading a file or a s
 
 from __future__ import annotations
 
+import asyncio
+
 from agent import _native
 from agent.base.scratch import scratch
 
@@ -28,3 +30,9 @@ class AnswerMemory:
         if whole and length >= _WHOLE:
             return memoryview(scratch(length))
         return self._blocks.take(length) if length >= _LARGE else memoryview(bytearray(length))
+
+    async def take_on_loop(self, length: int, *, whole: bool) -> memoryview:
+        """As `take`, for the event loop: making a file may have to wait for a disk."""
+        if whole and length >= _WHOLE:
+            return await asyncio.to_thread(self.take, length, whole=True)
+        return self.take(length, whole=whole)

@@ -135,7 +135,7 @@ class S3Storage:
                     if offset > end or (length is not None and offset + length > end):
                         raise self._too_short(blob_id, offset, length, end)
                     bound_read_ahead(body.raw_stream, self._pace.download.rate)
-                    data = self._memory.take(end - start, whole=not extra)
+                    data = await self._memory.take_on_loop(end - start, whole=not extra)
                     await receive(
                         body.raw_stream,
                         data,

@@ -83,7 +83,7 @@ def _change(root: Path, rng: random.Random) -> None:
             file.seek(start)
             old = file.read(64) or bytes(64)
             file.seek(start)
-            file.write(bytes(byte ^ rng.randrange(1, 256) for byte in old))
+            file.write(bytes((byte + rng.randrange(1, 256)) % 256 for byte in old))
 
 
 ALL = {

@@ -25,6 +25,14 @@ def test_only_large_whole_blobs_lie_in_a_file() -> None:
         assert not isinstance(view.obj, FileMemory)
 
 
+async def test_the_event_loop_gets_the_same() -> None:
+    memory = AnswerMemory()
+    for length, whole in ((5 * MIB, True), (5 * MIB, False), (MIB, True)):
+        view = await memory.take_on_loop(length, whole=whole)
+        assert len(view) == length
+        assert isinstance(view.obj, FileMemory) == (whole and length > MIB)
+
+
 async def test_a_blob_is_the_same_either_way(tmp_path: Path) -> None:
     data = bytes(range(256)) * (5 * MIB // 256)
     storage = await FilesystemStorage.open(str(tmp_path / "blobs"), create=True)
