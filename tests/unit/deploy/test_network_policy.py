@@ -36,6 +36,7 @@ CONNECTS = {
     "storage/s3_client.py": OBJECT_STORE,
     "storage/s3_receive.py": OBJECT_STORE,
     "storage/s3_errors.py": (),
+    "storage/s3_import.py": (),
     "storage/s3_models.py": (),
     "observe/otlp.py": (("TCP", 4317),),
     "control/client.py": (),
