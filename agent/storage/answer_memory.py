@@ -27,12 +27,16 @@ class AnswerMemory:
         Parts of blobs are asked for piece by piece, by callers who bound how many they hold. Of `whole` blobs that
         cannot be said, a compacted index may have hundreds of megabytes: large ones stay off the heap.
         """
-        if whole and length >= _WHOLE:
+        if _needs_file(length, whole=whole):
             return memoryview(scratch(length))
         return self._blocks.take(length) if length >= _LARGE else memoryview(bytearray(length))
 
     async def take_on_loop(self, length: int, *, whole: bool) -> memoryview:
         """As `take`, for the event loop: making a file may have to wait for a disk."""
-        if whole and length >= _WHOLE:
+        if _needs_file(length, whole=whole):
             return await asyncio.to_thread(self.take, length, whole=True)
         return self.take(length, whole=whole)
+
+
+def _needs_file(length: int, *, whole: bool) -> bool:
+    return whole and length >= _WHOLE
