@@ -18,6 +18,9 @@ from agent.base.read_ahead import read_s3_client
 if TYPE_CHECKING:
     from agent.storage.s3 import S3Storage
 
+_importing = threading.Lock()
+"""Two that open buckets at once must not both change what TLS contexts load, and change it back."""
+
 
 def read_ahead() -> None:
     """Have the disk begin with what `s3_storage` will import, unless that was imported before."""
@@ -27,9 +30,10 @@ def read_ahead() -> None:
 
 def s3_storage() -> type[S3Storage]:
     """The class, imported now. Takes a third of a second: for a thread."""
-    if "aiohttp" not in sys.modules:
-        with _no_certificates():
-            import aiohttp  # noqa: F401, PLC0415
+    with _importing:
+        if "aiohttp" not in sys.modules:
+            with _no_certificates():
+                import aiohttp  # noqa: F401, PLC0415
     from agent.storage.s3 import S3Storage  # noqa: PLC0415
 
     return S3Storage

@@ -49,3 +49,19 @@ def test_no_certificates_are_read_for_contexts_that_nobody_uses() -> None:
     assert said["here"] == said["aiohttp"] == "0"
     assert said["verifies"] == "CERT_REQUIRED"
     assert said["others"].startswith("True True ")
+
+
+_FROM_MANY_THREADS = """
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from agent.storage.s3_import import s3_storage
+
+with ThreadPoolExecutor(8) as pool:
+    print({future.result().__name__ for future in [pool.submit(s3_storage) for _ in range(8)]})
+print("set_default_verify_paths" in vars(ssl.SSLContext))
+"""
+
+
+def test_many_may_open_a_bucket_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", _FROM_MANY_THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout == "{'S3Storage'}\nFalse\n"
