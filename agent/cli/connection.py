@@ -24,7 +24,7 @@ from agent.base.errors import UsageError
 from agent.cli.console import warn
 from agent.cli.identity import default_identity
 from agent.cli.options import size_value
-from agent.cli.run import run
+from agent.cli.run import importing, run
 
 if TYPE_CHECKING:
     from agent.repository.repository import Repository
@@ -127,8 +127,10 @@ class Connection:
         """
         from agent.repository.format_manager import FormatManager, cache_folder
 
-        loading = FormatManager.load(storage, self.password(), cache_dir=cache_folder(self.cache_dir, storage))
-        manager, _ = await asyncio.gather(loading, asyncio.to_thread(_import, ("agent.repository.repository", *needs)))
+        with importing():
+            loading = FormatManager.load(storage, self.password(), cache_dir=cache_folder(self.cache_dir, storage))
+            modules = ("agent.repository.repository", *needs)
+            manager, _ = await asyncio.gather(loading, asyncio.to_thread(_import, modules))
 
         from agent.repository.repository import OpenOptions, Repository
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from agent import _native
@@ -59,3 +60,17 @@ def run(
 
         return uvloop.run(_until_signal(work, interrupt))
     return asyncio.run(_until_signal(work, interrupt))
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While much is imported: that makes many objects and no garbage, and what it makes stays.
+
+    Nothing is collected meanwhile, and no later collection looks at what is there at the end.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -7,6 +7,7 @@
 #include "native.h"
 
 #include <dirent.h>
+#include <elf.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -17,6 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define LARGEST (16 << 20) /* of what commands import, no file has more that is loaded */
 #define PARTS 4 /* threads that share a folder */
 #define MAX_THREADS 64
 #define LISTING (16 << 10)
@@ -43,17 +45,39 @@ static int ends_with(const char *name, const char *end) {
     return n > m && !strcmp(name + n - m, end);
 }
 
+/* How much of a library is loaded; 0 where that is not known. Half of what wheels bring is symbols for debuggers, which
+ * follow in the file. */
+static off_t loaded(int fd) {
+    struct {
+        Elf64_Ehdr head;
+        char rest[4096 - sizeof(Elf64_Ehdr)];
+    } first;
+    uint64_t end = 0;
+    if (pread(fd, &first, sizeof first, 0) != sizeof first || memcmp(first.head.e_ident, ELFMAG, SELFMAG) ||
+        first.head.e_ident[EI_CLASS] != ELFCLASS64 || first.head.e_phentsize != sizeof(Elf64_Phdr))
+        return 0; /* all of it */
+    uint64_t at = first.head.e_phoff;
+    for (unsigned i = 0; i < first.head.e_phnum && at <= sizeof first - sizeof(Elf64_Phdr); i++, at += sizeof(Elf64_Phdr)) {
+        Elf64_Phdr segment;
+        memcpy(&segment, (const char *)&first + at, sizeof segment);
+        uint64_t to = segment.p_offset + segment.p_filesz;
+        if (segment.p_type == PT_LOAD && to > end) end = to;
+    }
+    return end > INT64_MAX ? 0 : (off_t)end;
+}
+
 static void look_at(int folder, const char *name) {
     if (ends_with(name, ".py")) {
         struct stat ignored;
         (void)fstatat(folder, name, &ignored, 0); /* an import compares its time with that of its bytecode */
         return;
     }
-    int bytecode = ends_with(name, ".pyc") && !strstr(name, ".opt-");
-    if (!bytecode && !ends_with(name, ".so") && !ends_with(name, ".json") && !ends_with(name, ".json.gz")) return;
+    int bytecode = ends_with(name, ".pyc") && !strstr(name, ".opt-"), library = ends_with(name, ".so");
+    if (!bytecode && !library && !ends_with(name, ".json") && !ends_with(name, ".json.gz")) return;
     int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return;
-    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+    off_t length = library ? loaded(fd) : 0; /* 0 is all of it */
+    if (length <= LARGEST) (void)posix_fadvise(fd, 0, length, POSIX_FADV_WILLNEED);
     (void)close(fd);
 }
 
