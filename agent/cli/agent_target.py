@@ -7,10 +7,10 @@ import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import click
+import msgspec
 
 from agent.base.errors import ControlUnreachable, LighterageError, UsageError
 from agent.cli.console import note
@@ -25,8 +25,7 @@ _C = TypeVar("_C", bound=Callable[..., object])
 _MOST_FILE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(msgspec.Struct, frozen=True):
     """One that is asked."""
 
     address: str
@@ -38,8 +37,7 @@ class Agent:
     """Why it cannot be reached, if that is known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agents:
+class Agents(msgspec.Struct, frozen=True, kw_only=True):
     """Those that are asked."""
 
     addresses: tuple[str, ...] = ()
@@ -111,8 +109,7 @@ class Agents:
             return error
 
 
-@dataclass(frozen=True, slots=True)
-class Answers(Generic[_T]):
+class Answers(msgspec.Struct, Generic[_T], frozen=True):
     """Of several agents."""
 
     given: list[_T]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import click
@@ -38,8 +37,7 @@ class ForgetResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     kept: list[Decision]
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
+class _Judged(msgspec.Struct, frozen=True):
     snapshot: Snapshot
     reasons: tuple[str, ...]
     """Empty: to be forgotten."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pwd
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.base.errors import UsageError
 
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from agent.snapshots.model import Source
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A client: in session markers, in sources, and as owner of the maintenance."""
 
     username: str

@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 
 import click
+import msgspec
 
 from agent.cli.console import note, plural, printable, size_text
 
@@ -27,8 +27,7 @@ progress_option = click.option(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """The state of the work at one moment."""
 
     bytes_done: int

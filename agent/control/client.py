@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import grpc
+import msgspec
 
 from agent.base.errors import ControlIncomplete, UsageError
 from agent.control.errors import from_rpc
@@ -34,8 +34,7 @@ _T = TypeVar("_T")
 _Continue = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, kw_only=True):
     """One agent, and how to show who asks."""
 
     address: str

@@ -7,18 +7,18 @@ answers from memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from agent.kube.job import Phase
 from agent.movers.runner import WorkRunner
 from agent.movers.spec import JobSpec, Look, Progress, RestoreTree, Secrets
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobState:
+class JobState(msgspec.Struct, frozen=True, kw_only=True):
     """One object that agents work on, as it is now."""
 
     kind: str
@@ -41,7 +41,7 @@ class JobState:
     created: datetime | None = None
     started: datetime | None = None
     ended: datetime | None = None
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = msgspec.field(default_factory=Progress)
 
 
 class Jobs(Protocol):
@@ -64,8 +64,7 @@ class Jobs(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeLimits:
+class NodeLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What all jobs of a node may take together; a rate of 0 is no limit."""
 
     upload_bytes_per_second: int
@@ -75,8 +74,7 @@ class NodeLimits:
     """Jobs at once, from 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitChange:
+class LimitChange(msgspec.Struct, frozen=True, kw_only=True):
     """Some of it; None: as it is."""
 
     upload_bytes_per_second: int | None = None
@@ -112,8 +110,7 @@ class Limits(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeState:
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """The agent and its node, as they are now."""
 
     name: str

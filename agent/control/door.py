@@ -14,9 +14,9 @@ import struct
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from agent.base.errors import ConfigurationError
@@ -40,13 +40,12 @@ def own_or_root(uid: int) -> bool:
     return uid in (os.geteuid(), 0)
 
 
-@dataclass(slots=True)
-class Door:
+class Door(msgspec.Struct):
     """From `path`, where callers connect, to `inside`, where gRPC listens."""
 
     inside: Path
     admits: Callable[[int], bool]
-    _open: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
+    _open: dict[asyncio.Task[None], asyncio.StreamWriter] = msgspec.field(default_factory=dict)
 
     async def welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Look at one caller, and carry bytes for it until one side leaves."""

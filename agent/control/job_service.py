@@ -7,7 +7,8 @@ that is slow: it keeps one state of each job, and the stream waits.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import ControlJobNotFound, UsageError
@@ -90,11 +91,10 @@ class JobServicer(JobServiceServicer):
                 yield job
 
 
-@dataclass(slots=True)
-class _Sent:
+class _Sent(msgspec.Struct):
     """What one watcher knows."""
 
-    jobs: dict[tuple[str, str], JobState] = field(default_factory=dict)
+    jobs: dict[tuple[str, str], JobState] = msgspec.field(default_factory=dict)
     caught_up: bool = False
 
     def news(self, now: list[JobState]) -> Iterator[pb.WatchJobsResponse]:

@@ -11,10 +11,10 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from kubernetes.aio.client.configuration import Configuration
 
 from agent import __version__
@@ -35,8 +35,7 @@ _USER_AGENT: Final = f"lighter/{__version__}"
 _HOME_CONFIG: Final = "~/.kube/config"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """Where to look for agents, and as whom."""
 
     nodes: tuple[str, ...]
@@ -50,8 +49,7 @@ class Cluster:
     """Where agents listen with TLS at the address of their pod; 0: through the API server."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(msgspec.Struct, frozen=True):
     """One agent of those that were asked for."""
 
     node: str

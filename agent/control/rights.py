@@ -7,8 +7,9 @@ has them (SubjectAccessReview), so that who may do what is decided where everyth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.kube.api import AccessReview
 
@@ -16,8 +17,7 @@ GROUP: Final = "control.lighterage.io"
 PACKAGE: Final = "lighterage.v1"
 
 
-@dataclass(frozen=True, slots=True)
-class Right:
+class Right(msgspec.Struct, frozen=True):
     """A verb on a resource."""
 
     verb: str

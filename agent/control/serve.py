@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import grpc
+import msgspec
 from grpc_health.v1.health import SERVICE_NAME, aio
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -47,8 +47,7 @@ _OPTIONS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What the services tell and do."""
 
     node: Node
@@ -57,8 +56,7 @@ class Parts:
     repositories: Repositories
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecureAddress:
+class SecureAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Where to listen beyond the Unix socket."""
 
     address: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Set
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.controllers.claims import Claims
@@ -42,8 +43,7 @@ async def nothing_to_check(_: Job) -> None:
     """For agents that find out about mistakes only when they come upon them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds."""
 
     prepare: float = 1800.0
@@ -70,8 +70,7 @@ class Timing:
     """What is waited for is told in the object after so long, and then ever more seldom."""
 
 
-@dataclass(slots=True)
-class Context:
+class Context(msgspec.Struct):
     """What all machines of an agent share."""
 
     node: str
@@ -89,7 +88,7 @@ class Context:
     callbacks: Callable[[Job], JobCallbacks | None] = lambda _: None
     check: Callable[[Job], Awaitable[None]] = nothing_to_check
     """Raises what can be known to be wrong before a volume is exposed."""
-    timing: Timing = field(default_factory=Timing)
+    timing: Timing = msgspec.field(default_factory=Timing)
     draining: bool = False
     """Whether the agent ends: nothing is begun or decided any more."""
 

@@ -9,7 +9,8 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.controllers.claims import Claims
@@ -50,8 +51,7 @@ _AnyController = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exposers:
+class Exposers(msgspec.Struct, frozen=True, kw_only=True):
     """How each kind gets at its volumes."""
 
     data_upload: Exposer[DataUpload]
@@ -60,28 +60,26 @@ class Exposers:
     pod_volume_restore: Exposer[PodVolumeRestore]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControllerOptions:
+class ControllerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How one agent works."""
 
     node: str
     namespace: str
     """Velero's."""
     concurrency: int = 1
-    limits: AgentLimits = field(default_factory=AgentLimits)
+    limits: AgentLimits = msgspec.field(default_factory=AgentLimits)
     prepare_queue_length: int = 0
     """Objects being exposed at once in the whole namespace; 0: any number."""
     pod_volumes: bool = True
     """Whether this agent sees the pod volumes of its node; without them it leaves those two kinds alone."""
-    timing: Timing = field(default_factory=Timing)
-    movers: DataMovers = field(default_factory=DataMovers)
+    timing: Timing = msgspec.field(default_factory=Timing)
+    movers: DataMovers = msgspec.field(default_factory=DataMovers)
     time_limit: Callable[[Job], float] = lambda _: 0.0
     check: Callable[[Job], Awaitable[None]] = nothing_to_check
     callbacks: Callable[[Job], JobCallbacks | None] = lambda _: None
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True):
     """An object, and who moves its data."""
 
     kind: str

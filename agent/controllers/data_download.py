@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.base.errors import (
     ExposeUnsupported,
@@ -25,8 +25,7 @@ from agent.movers.runner import WorkRunner
 from agent.movers.spec import JobSpec, Secrets
 
 
-@dataclass(frozen=True, slots=True)
-class DataDownloadKind:
+class DataDownloadKind(msgspec.Struct, frozen=True):
     """DataDownloads as the state machine sees them."""
 
     sources: Sources

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from agent.base.errors import LighterageError, MoverUnsupported, NodeLost, SnapshotFailed
 from agent.controllers.kind import Claim, Ours, Refused
@@ -21,14 +22,13 @@ BUILT_IN_MOVERS: Final = frozenset({"", "velero", "velero-fs"})
 BLOCK_MOVER: Final = "velero-block"
 
 
-@dataclass(slots=True)
-class DataMovers:
+class DataMovers(msgspec.Struct):
     """Which names of data movers this agent answers to. Others belong to other software, and that is said once."""
 
     names: frozenset[str] = BUILT_IN_MOVERS
     refused: frozenset[str] = frozenset({BLOCK_MOVER})
     tell: Callable[[str], None] = lambda _: None
-    _told: set[str] = field(default_factory=set)
+    _told: set[str] = msgspec.field(default_factory=set)
 
     def handles(self, name: str) -> bool:
         """Whether objects with this name are ours to do or to refuse."""
@@ -51,8 +51,7 @@ class DataMovers:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class DataUploadKind:
+class DataUploadKind(msgspec.Struct, frozen=True):
     """DataUploads as the state machine sees them."""
 
     sources: Sources

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from agent.base.errors import LighterageError
 from agent.controllers.job import JobT
@@ -14,13 +15,11 @@ from agent.movers.runner import WorkRunner
 from agent.movers.spec import JobSpec, Secrets
 
 
-@dataclass(frozen=True, slots=True)
-class Ours:
+class Ours(msgspec.Struct, frozen=True):
     """This agent may take the object, now."""
 
 
-@dataclass(frozen=True, slots=True)
-class NotYet:
+class NotYet(msgspec.Struct, frozen=True):
     """This agent's perhaps, once what is missing is there."""
 
     reason: str
@@ -31,8 +30,7 @@ class NotYet:
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """It can never be done, and the error says why."""
 
     error: LighterageError

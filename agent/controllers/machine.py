@@ -10,10 +10,10 @@ Everything that waits has a reason that ends up in the object, and a bound.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Generic
 
 import structlog
+from msgspec.structs import replace
 
 from agent.base.errors import (
     AccessDenied,

@@ -8,10 +8,11 @@ An object that was made anew under the same name is another one, of which nothin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from typing import Generic
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.controllers.job import JobT, accepted_at
@@ -25,8 +26,7 @@ PodVersions = tuple[tuple[str, str], ...]
 """Uid and version of each pod."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict(Generic[JobT]):
+class Verdict(msgspec.Struct, Generic[JobT], frozen=True):
     """How an object is to end, until that is written."""
 
     phase: Phase
@@ -37,8 +37,7 @@ class Verdict(Generic[JobT]):
     """Whose it was when this was decided: an object that another agent has taken meanwhile is judged anew."""
 
 
-@dataclass(slots=True)
-class Remembered(Generic[JobT]):
+class Remembered(msgspec.Struct, Generic[JobT]):
     """One object. Times are `Clock.monotonic()`."""
 
     uid: str

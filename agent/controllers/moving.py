@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -22,15 +21,13 @@ from agent.movers.supervisor import JobCallbacks
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """The data is where it should be."""
 
     result: JobResult
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """It is not, and the error says why."""
 
     error: LighterageError
@@ -42,8 +39,7 @@ JobId = tuple[str, Key]
 """Kind and key: objects of different kinds may have the same name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What is to be done, by whom."""
 
     runner: WorkRunner

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.base.errors import LighterageError, MoverUnsupported, NodeLost
 from agent.controllers.kind import Claim, Ours, Refused
@@ -43,8 +44,7 @@ def uploader_refusal(what: str, uploader: str) -> Refused | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PodVolumeBackupKind:
+class PodVolumeBackupKind(msgspec.Struct, frozen=True):
     """PodVolumeBackups as the state machine sees them."""
 
     sources: Sources

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.base.errors import KubeNotFound, LighterageError, PodBroken, SnapshotNotFound, SourceGone
 from agent.controllers.kind import Claim, NotYet, Ours, Refused
@@ -39,8 +40,7 @@ def canceled_phase(definitions: Definitions) -> Phase:
     return Phase.CANCELED if known else Phase.FAILED
 
 
-@dataclass(frozen=True, slots=True)
-class PodVolumeRestoreKind:
+class PodVolumeRestoreKind(msgspec.Struct, frozen=True):
     """PodVolumeRestores as the state machine sees them."""
 
     sources: Sources

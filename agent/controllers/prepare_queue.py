@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.controllers.moving import JobId
@@ -16,8 +17,7 @@ _ASKS_AGAIN_SECONDS = 20.0
 """Who has not asked again for so long does not wait any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     namespace: str
     at: float
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from itertools import count
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class _Waiter:
+
+class _Waiter(msgspec.Struct, frozen=True):
     namespace: str
     priority: int
     order: int

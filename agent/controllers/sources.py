@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from agent.controllers.job import Job
 from agent.exposers.contract import Ready
@@ -77,8 +78,7 @@ def pod_versions(pods: NodePods, label: str, job: Job) -> tuple[tuple[str, str],
     return tuple(sorted((metadata.uid, metadata.resource_version) for metadata in found))
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(msgspec.Struct, frozen=True):
     """All of it, for one agent."""
 
     node: str

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeConflict, KubeNotFound
@@ -24,8 +25,7 @@ from agent.movers.runner import WorkRunner
 from agent.movers.stock_pod import StockPodFollower, is_stock_mover
 
 
-@dataclass(frozen=True, slots=True)
-class StockMovers:
+class StockMovers(msgspec.Struct, frozen=True):
     """The mover pods of a stock agent on this node."""
 
     api: KubeApi

@@ -7,9 +7,10 @@ waits: `Waiting` says for what, and the controller comes back on the next event 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
+
+import msgspec
 
 from agent.base.errors import LighterageError
 from agent.kube.meta import KubeObject
@@ -27,8 +28,7 @@ class Runner(StrEnum):
     """In the pod that mounts the volume."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True):
     """Not yet, and nothing is known to be wrong: what is waited for, for people."""
 
     reason: str
@@ -36,15 +36,13 @@ class Waiting:
     """Where it happens, once that is certain: the agent of that node sees more of it, and hears of it sooner."""
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """It cannot become ready. The error says why, with the cluster's own words."""
 
     error: LighterageError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """The volume can be opened on a node."""
 
     node: str
@@ -56,8 +54,7 @@ class Ready:
     """Name of the pod of ours that holds the volume, in Velero's namespace; empty without one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """Nothing is left to do."""
 
 

@@ -7,7 +7,6 @@ go of it removes it. What is not a copy is never touched.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -26,8 +25,7 @@ from agent.kube.resource import CONFIG_MAPS, SECRETS, Resource
 _CopyT = TypeVar("_CopyT", Secret, ConfigMap)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What is to be copied for a job, by name."""
 
     secrets: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ on removing the source's objects, which nobody has to wait for.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from agent.base.errors import KubeNotFound, PodBroken, ProvisioningFailed
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting

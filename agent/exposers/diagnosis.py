@@ -7,8 +7,9 @@ wrote into a status, then warnings, then what is not as it should be, then the r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 from agent.base.errors import KubeError, KubeNotFound
 from agent.exposers.events import clip, events_of, words_of
@@ -48,8 +49,7 @@ class _Rank(IntEnum):
 _Fact = tuple[_Rank, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Involved:
+class Involved(msgspec.Struct, frozen=True, kw_only=True):
     """The objects that a job's volume depends on, whether they exist or not. Volumes are found by their claims."""
 
     pods: tuple[Key, ...] = ()

@@ -12,9 +12,10 @@ Names, labels, owners and placement are those of the stock agent's pods, so that
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
+
+import msgspec
 
 from agent.exposers.contract import Runner
 from agent.exposers.placement import affinity, load_affinity
@@ -51,23 +52,20 @@ _HOLD_RESOURCES: Opaque = {"requests": {"cpu": "1m", "memory": "32Mi"}}
 _HOLD_SECURITY: Opaque = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimVolume:
+class ClaimVolume(msgspec.Struct, frozen=True):
     """A PersistentVolumeClaim of Velero's namespace."""
 
     name: str
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFolder:
+class NodeFolder(msgspec.Struct, frozen=True):
     """A folder of the node, in mover pods for volumes of other pods; mounts that appear below it are seen."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodRequest:
+class PodRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What one pod is for."""
 
     job: KubeObject
@@ -86,7 +84,7 @@ class PodRequest:
     """Where the volume cannot be attached."""
     node_name: str = ""
     """Past the scheduler, onto this node."""
-    node_selector: dict[str, str] = field(default_factory=dict)
+    node_selector: dict[str, str] = msgspec.field(default_factory=dict)
     privileged: bool = False
     spc_t: bool = False
     """Mount without relabelling every file (SELinux)."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import msgspec
 import structlog
 
 from agent.base.errors import KubeConflict, KubeForbidden, KubeNotFound
@@ -57,16 +57,14 @@ _Leftover = Pod | PersistentVolumeClaim | PersistentVolume | VolumeSnapshot | Vo
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SweepReport:
+class SweepReport(msgspec.Struct, frozen=True):
     """One sweep."""
 
     going: tuple[str, ...] = ()
     """What was found and has been told to go, for people. What is in two reports in a row has somebody who holds it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True):
     """An object that things were made for."""
 
     name: str
@@ -75,8 +73,7 @@ class _Job:
     clean_up: Callable[[], Awaitable[Waiting | Done]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobExposers:
+class JobExposers(msgspec.Struct, frozen=True, kw_only=True):
     """Those of the four kinds: who knows best what belongs to a job that still exists."""
 
     uploads: Exposer[DataUpload]

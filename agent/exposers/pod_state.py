@@ -8,7 +8,8 @@ one that no node of the cluster may run by its own rules. What the scheduler say
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeForbidden, PodBroken, PodUnschedulable
@@ -40,8 +41,7 @@ async def _anywhere() -> None:
     """For volumes that are on their node already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(msgspec.Struct, frozen=True):
     """The pod has its volume, on this node. A mover pod that got its job may have ended since: its end is a result."""
 
     node: str

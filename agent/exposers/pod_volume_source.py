@@ -7,8 +7,6 @@ it lies one folder deeper, is seen on the node (`host_path`): no driver and no a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from agent.base.errors import ExposeError, ExposeUnsupported, KubeNotFound, SourceGone, VolumeNotMounted
@@ -22,8 +20,7 @@ from agent.kube.resource import PERSISTENT_VOLUME_CLAIMS, PODS
 from agent.kube.volumes import VolumeMode
 
 
-@dataclass(frozen=True, slots=True)
-class PodVolumeFolder:
+class PodVolumeFolder(msgspec.Struct, frozen=True):
     """What `NodeVolumes.find` takes."""
 
     pod_uid: str
@@ -31,8 +28,7 @@ class PodVolumeFolder:
     mode: VolumeMode
 
 
-@dataclass(frozen=True, slots=True)
-class MountedVolume:
+class MountedVolume(msgspec.Struct, frozen=True):
     """A pod's volume on this node."""
 
     pod: Pod

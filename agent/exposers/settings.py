@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -25,8 +24,7 @@ DEFAULT_CACHE_MB: Final = 5_000
 """What a repository's own configuration allows its cache unless it says otherwise (contract §4.2)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExposerSettings:
+class ExposerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One agent's surroundings."""
 
     api: KubeApi

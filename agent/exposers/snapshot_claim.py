@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.base.errors import ExposeUnsupported, ProvisioningFailed, SourceGone
 from agent.exposers.discard import throw_away
@@ -37,8 +37,7 @@ _FS_TYPE_PARAMETERS = ("csi.storage.k8s.io/fstype", "fstype")
 _WINDOWS_FILE_SYSTEMS = frozenset({"ntfs"})
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimPlan:
+class ClaimPlan(msgspec.Struct, frozen=True):
     """How the claim of one upload is made, by the configuration as it is now."""
 
     storage_class: str

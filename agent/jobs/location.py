@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlsplit
+
+import msgspec
 
 from agent.base.errors import LocationInvalid, LocationUnsupported, UsageError
 from agent.kube.backup_storage_location import BackupStorageLocation
@@ -54,8 +55,7 @@ class Backend(StrEnum):
     FOLDER = "fs"
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(msgspec.Struct, frozen=True):
     """Where a repository is."""
 
     location: S3Location | UrlLocation
@@ -102,12 +102,11 @@ def locate(location: BackupStorageLocation, volume_namespace: str, certificates:
     return _bucket(config, _prefix(location, volume_namespace), certificates)
 
 
-@dataclass(slots=True)
-class _Config:
+class _Config(msgspec.Struct):
     """`spec.config` of one location, asked key by key."""
 
     of: BackupStorageLocation
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
 
     def text(self, key: str) -> str:
         value = self.of.spec.config.get(key, "")

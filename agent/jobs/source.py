@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.base.errors import SnapshotNotFound, SourceNotFound
 from agent.kube.data_upload import DataUpload
@@ -33,8 +34,7 @@ _SNAPSHOT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 Parent = NewestParent | GivenParent | NoParent
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(msgspec.Struct, frozen=True):
     """A source, and how its snapshot is marked."""
 
     source: Source

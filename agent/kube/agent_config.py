@@ -7,22 +7,21 @@ are those of Velero's JSON document.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from agent.kube.volumes import LabelSelector
 
 
-@dataclass(frozen=True, slots=True)
-class NodeConcurrency:
+class NodeConcurrency(msgspec.Struct, frozen=True):
     """Jobs at once on the nodes that match."""
 
     node_selector: LabelSelector
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class LoadConcurrency:
+class LoadConcurrency(msgspec.Struct, frozen=True):
     """Jobs at once on a node, shared by all four kinds of work."""
 
     global_config: int = 1
@@ -31,29 +30,26 @@ class LoadConcurrency:
     """Objects being exposed at once in the whole namespace; 0: any number."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadAffinity:
+class LoadAffinity(msgspec.Struct, frozen=True):
     """Nodes that may do work for a storage class; with an empty class, for those without an entry of their own."""
 
     node_selector: LabelSelector
     storage_class: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BackupPVC:
+class BackupPVC(msgspec.Struct, frozen=True):
     """How the claim that a snapshot is read from is made, by storage class of the source."""
 
     storage_class: str = ""
     """Empty: that of the source."""
     read_only: bool = False
     spc_no_relabeling: bool = False
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
     secret_names: tuple[str, ...] = ()
     config_map_names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RestorePVC:
+class RestorePVC(msgspec.Struct, frozen=True):
     """How the claim that a restore writes to is made."""
 
     ignore_delay_binding: bool = False
@@ -61,8 +57,7 @@ class RestorePVC:
     config_map_names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PodResources:
+class PodResources(msgspec.Struct, frozen=True):
     """Requests and limits of pods that we make, as quantities; empty: none."""
 
     cpu_request: str = ""
@@ -73,8 +68,7 @@ class PodResources:
     ephemeral_storage_limit: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CachePVC:
+class CachePVC(msgspec.Struct, frozen=True):
     """A volume for the caches of restores in mover pods."""
 
     storage_class: str = ""
@@ -91,8 +85,7 @@ class RunnerChoice(StrEnum):
     POD = "pod"
 
 
-@dataclass(frozen=True, slots=True)
-class AgentLimits:
+class AgentLimits(msgspec.Struct, frozen=True):
     """Ours: what all jobs of a node may take together; 0: no limit."""
 
     upload_bytes_per_second: int = 0
@@ -103,13 +96,12 @@ class AgentLimits:
     worker_memory_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
+class AgentConfig(msgspec.Struct, frozen=True):
     """All of it, with the defaults of the stock agent."""
 
     load_concurrency: LoadConcurrency = LoadConcurrency()
     load_affinity: tuple[LoadAffinity, ...] = ()
-    backup_pvc: Mapping[str, BackupPVC] = field(default_factory=dict)
+    backup_pvc: Mapping[str, BackupPVC] = msgspec.field(default_factory=dict)
     restore_pvc: RestorePVC = RestorePVC()
     pod_resources: PodResources = PodResources()
     priority_class_name: str = ""

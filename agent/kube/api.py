@@ -7,9 +7,10 @@ raises leaves of `KubeError`; `error_from_status` is the one place that turns an
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Generic, Protocol
+
+import msgspec
 
 from agent.base.errors import (
     KubeAlreadyExists,
@@ -39,16 +40,14 @@ class EventType(StrEnum):
     BOOKMARK = "BOOKMARK"
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(msgspec.Struct, frozen=True):
     """An object that has another shape than its kind; one such object must not hide the others."""
 
     key: Key
     error: KubeUnreadable
 
 
-@dataclass(frozen=True, slots=True)
-class WatchEvent(Generic[ObjectT]):
+class WatchEvent(msgspec.Struct, Generic[ObjectT], frozen=True):
     """One change. `item` is None for bookmarks; `resource_version` is where a later watch goes on."""
 
     type: EventType
@@ -56,8 +55,7 @@ class WatchEvent(Generic[ObjectT]):
     item: ObjectT | Unreadable | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[ObjectT]):
+class Page(msgspec.Struct, Generic[ObjectT], frozen=True):
     """A part of a list. `continue_token` is empty on the last page; a watch goes on from `resource_version`."""
 
     items: tuple[ObjectT, ...]
@@ -66,8 +64,7 @@ class Page(Generic[ObjectT]):
     continue_token: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AccessReview:
+class AccessReview(msgspec.Struct, frozen=True):
     """May this service account do `verb` on `resource` (in `namespace`, or everywhere)?"""
 
     verb: str

@@ -12,8 +12,9 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Generic
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeError, KubeGone, KubeUnavailable
@@ -84,8 +85,7 @@ def label_index(label: str) -> Callable[[ObjectT], Iterable[str]]:
     return values
 
 
-@dataclass(frozen=True, slots=True)
-class InformerOptions:
+class InformerOptions(msgspec.Struct, frozen=True):
     """Times in seconds."""
 
     resync: float = 300.0

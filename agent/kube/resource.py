@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic
+
+import msgspec
 
 from agent.kube.backup_repository import BackupRepository
 from agent.kube.backup_storage_location import BackupStorageLocation
@@ -26,8 +27,7 @@ from agent.kube.volumes import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Resource(Generic[ObjectT]):
+class Resource(msgspec.Struct, Generic[ObjectT], frozen=True):
     """One kind. Velero's own have no status subresource (contract §0.1): their status is patched with the object."""
 
     group: str

@@ -5,14 +5,14 @@ The border `Reviewer` is implemented by `aio_api.AioKubeApi`, and in memory by `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from agent.kube.api import AccessReview
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A user as the API server knows one."""
 
     name: str

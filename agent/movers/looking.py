@@ -12,7 +12,6 @@ import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ from agent.movers.runner import RunningWork, WorkRunner
 from agent.movers.spec import JobSpec, Look, Secrets
 
 
-@dataclass(frozen=True, slots=True)
-class Looking:
+class Looking(msgspec.Struct, frozen=True):
     """Somebody who looks, and a worker that does it."""
 
     channel: Channel[Sent]

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 POD_RESERVE: Final = 160 << 20
 """Bytes of a container that are not for its worker's data: the process around the worker, mapped files, page tables."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGroup:
+class WorkerGroup(msgspec.Struct, frozen=True):
     """The control group of one worker."""
 
     folder: Path

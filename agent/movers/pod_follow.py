@@ -13,8 +13,9 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import (
@@ -50,8 +51,7 @@ _TEXT = 500
 """Characters of what the kubelet says."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FollowOptions:
+class FollowOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Times in seconds."""
 
     look: float = 5.0

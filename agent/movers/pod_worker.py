@@ -14,7 +14,6 @@ import random
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -77,8 +76,7 @@ _LOOK_SECONDS = 1.0
 _MEMORY_HINT = "raise podResources.memoryLimit of mover pods, or lower the number of threads of a job"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodPlace:
+class PodPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Which pod this is, and whose job it does."""
 
     pod: Key
@@ -93,8 +91,7 @@ class PodPlace:
         return Key(self.pod.namespace, self.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodOptions:
+class PodOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Times in seconds."""
 
     wait: float = 1_800.0

@@ -13,7 +13,6 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,13 +61,12 @@ def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-@dataclass(eq=False, slots=True)
-class Child:
+class Child(msgspec.Struct, eq=False):
     """A worker process."""
 
     ticket: int
     pid: asyncio.Future[int]
-    exited: asyncio.Future[Exited | None] = field(repr=False)
+    exited: asyncio.Future[Exited | None]
     """How it ended; None when the fork server is gone, and the worker with it."""
     handle: int = -1
     """A descriptor of the process, while it runs: it can be killed even if the fork server hangs."""
@@ -88,14 +86,13 @@ class Child:
             self.handle = -1
 
 
-@dataclass(eq=False, slots=True)
-class _Server:
+class _Server(msgspec.Struct, eq=False):
     """One life of the fork server."""
 
     process: asyncio.subprocess.Process
     control: socket.socket
     ready: asyncio.Future[None]
-    children: dict[int, Child] = field(default_factory=dict)
+    children: dict[int, Child] = msgspec.field(default_factory=dict)
     alive: bool = True
 
 

@@ -18,7 +18,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -59,8 +58,7 @@ _CHUNK = 1 << 16
 _MEMORY_HINT = "raise the memory limit of workers, or lower the number of threads of a job"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoverOptions:
+class MoverOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How workers are kept."""
 
     concurrency: int = 4
@@ -84,8 +82,7 @@ def _ignore(_: object) -> None:
     return
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobCallbacks:
+class JobCallbacks(msgspec.Struct, frozen=True, kw_only=True):
     """Called on the event loop with what a worker says. An error in one of them ends the job with that error."""
 
     on_progress: Callable[[Progress], None] = _ignore

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import Processor
 
@@ -42,8 +42,7 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-@dataclass(frozen=True, slots=True)
-class LogOptions:
+class LogOptions(msgspec.Struct, frozen=True):
     """What the command line says."""
 
     format: LogFormat = LogFormat.TEXT

@@ -8,9 +8,9 @@ whatever else lives in the process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -31,8 +31,7 @@ _MOST_CODES = 150
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitsInForce:
+class LimitsInForce(msgspec.Struct, frozen=True, kw_only=True):
     """What all jobs of the node may take together; 0: no limit."""
 
     upload_bytes_per_second: float = 0

@@ -11,8 +11,9 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import LighterageError
@@ -25,8 +26,7 @@ Stage = Callable[[str], AbstractContextManager[None]]
 """Takes the name of a stage, and the time that is spent within."""
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(msgspec.Struct, frozen=True):
     """One span, as others refer to it."""
 
     trace_id: int
@@ -42,8 +42,7 @@ class TraceContext:
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{int(self.sampled):02x}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, kw_only=True):
     """Something that has ended. No name of a file, and nothing secret, belongs in it."""
 
     name: str
@@ -51,7 +50,7 @@ class Span:
     parent: TraceContext | None = None
     start_ns: int
     end_ns: int
-    attributes: Mapping[str, Value] = field(default_factory=dict)
+    attributes: Mapping[str, Value] = msgspec.field(default_factory=dict)
     error: str = ""
     """The code of the error that was its end."""
 

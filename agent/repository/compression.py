@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
 import pyzstd
 
 from agent.base.errors import AlgorithmUnsupported, CorruptContent
@@ -38,8 +38,7 @@ class _Family(Enum):
     DEFLATE = "deflate"
 
 
-@dataclass(frozen=True, slots=True)
-class _Compressor:
+class _Compressor(msgspec.Struct, frozen=True):
     name: str
     family: _Family
     level: int = 0

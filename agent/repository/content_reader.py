@@ -13,8 +13,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 from agent.base.errors import BlobNotFound, BlobTooShort, ContentNotFound, CorruptContent, RepositoryError
 from agent.repository.content_cache import PackCache
@@ -33,8 +34,7 @@ Opening = Callable[[Sequence[IndexEntry], Sequence[memoryview]], list[T]]
 _WINDOW = 16384
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLimits:
+class ReadLimits(msgspec.Struct, frozen=True):
     """Bounds of what a batched read keeps in memory."""
 
     parallel: int = 8

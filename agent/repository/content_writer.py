@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.base.clock import Clock
 from agent.base.errors import UsageError
@@ -74,8 +76,7 @@ class PackSink(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class WriterStats:
+class WriterStats(msgspec.Struct):
     """What a writer has done so far."""
 
     contents_written: int = 0
@@ -94,8 +95,7 @@ class WriterStats:
     """Packs and index blobs."""
 
 
-@dataclass(frozen=True, slots=True)
-class WriteLimits:
+class WriteLimits(msgspec.Struct, frozen=True):
     """Bounds of what is kept in memory."""
 
     parallel_uploads: int
@@ -106,8 +106,7 @@ class WriteLimits:
     """Pending entries that make a flush due."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
+class _Claim(msgspec.Struct, frozen=True):
     """What one call has to write, because nobody did."""
 
     session: WriteSession

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -51,8 +50,7 @@ _SECRET_LENGTH = 32
 _BUILD_VERSION = "lighterage"
 
 
-@dataclass(frozen=True, slots=True)
-class CreateOptions:
+class CreateOptions(msgspec.Struct, frozen=True):
     """The choices of a new repository; the defaults are Velero's."""
 
     format_version: int = MAX_FORMAT_VERSION

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from agent.base.errors import AlgorithmUnsupported, CorruptContent, CorruptFormat
 from agent.repository.encryption import Cipher, ContentCipher
@@ -69,8 +70,7 @@ class EccCipher:
         return self._inner.open(self._correction.unwrap(sealed), iv)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(msgspec.Struct, frozen=True):
     """How one byte string is cut up: `blocks` times `data` + `parity` shards of `shard` bytes."""
 
     blocks: int

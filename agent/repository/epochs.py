@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 from agent.repository.session import SessionId
 from agent.storage.base import BlobId, BlobMetadata
@@ -29,8 +30,7 @@ _UNCOMPACTED = re.compile(r"xn(0|[1-9][0-9]*)_", re.ASCII)
 _Key = TypeVar("_Key")
 
 
-@dataclass(frozen=True, slots=True)
-class IndexSelection:
+class IndexSelection(msgspec.Struct, frozen=True):
     """What a listing of index blobs amounts to."""
 
     write_epoch: int
@@ -41,15 +41,13 @@ class IndexSelection:
     """The index blobs that together hold every entry, by name."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
+class _Range(msgspec.Struct, frozen=True):
     first: int
     last: int
     blobs: Sequence[BlobMetadata]
 
 
-@dataclass(frozen=True, slots=True)
-class _Chain:
+class _Chain(msgspec.Struct, frozen=True):
     """A range and the best continuation after it."""
 
     head: _Range

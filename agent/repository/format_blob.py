@@ -110,8 +110,7 @@ class RequiredFeature(msgspec.Struct, frozen=True, rename="camel"):
         return " - ".join(part for part in (repr(self.feature[:200]), rest.message, rest.url, upgrade) if part)
 
 
-@dataclass(frozen=True, slots=True)
-class UpgradeLock:
+class UpgradeLock(msgspec.Struct, frozen=True):
     """The intent of one client to upgrade the repository, for all others to see (§2.6); durations in nanoseconds."""
 
     owner: str
@@ -127,8 +126,7 @@ class UpgradeLock:
         return self.advance_notice_ns < drain or now_ns >= self.creation_ns + self.advance_notice_ns - drain
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectLock:
+class ObjectLock(msgspec.Struct, frozen=True):
     """`kopia.blobcfg`: how long a store with object lock has to keep each blob that matters (§2.4)."""
 
     mode: str

@@ -12,8 +12,9 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import (
@@ -47,8 +48,7 @@ MAX_FORMAT_BLOB_LENGTH = 1 << 20
 """Bytes; real ones have about 1,500. Bounds what a hostile store can make us load."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Blobs:
+class _Blobs(msgspec.Struct, frozen=True):
     """The two blobs as read, together."""
 
     format: bytes

@@ -8,8 +8,9 @@ hash. That is the form that indexes are sorted by, so look-ups and sorting need 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NewType
+
+import msgspec
 
 from agent.base.errors import CorruptObject
 
@@ -47,8 +48,7 @@ def parse_content_id(text: str) -> ContentId:
     return ContentId((match[1].encode() or b"\0") + bytes.fromhex(match[2]))
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedObjectId:
+class ParsedObjectId(msgspec.Struct, frozen=True):
     """An object id taken apart."""
 
     indirection: int

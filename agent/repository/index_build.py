@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.errors import CorruptIndex, UsageError
 from agent.repository.ids import ContentId, content_text
@@ -197,8 +198,7 @@ def _v2_value_size(rows: Sequence[IndexEntry], format_count: int, pack_count: in
     return 17 if format_count > 1 else _V2_MIN_VALUE_SIZE
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
+class _Limits(msgspec.Struct, frozen=True):
     """How many bits each value may have."""
 
     time_s: int

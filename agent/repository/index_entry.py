@@ -6,14 +6,13 @@ indexes may know the same content; `winner` says which row counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.repository.ids import ContentId
 from agent.storage.base import BlobId
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
+class IndexEntry(msgspec.Struct, frozen=True):
     """A content's place in a pack (§4.5, §4.6)."""
 
     content: ContentId

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TypeVar
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import BlobNotFound, CorruptBlob, CorruptIndex
@@ -35,8 +36,7 @@ _PARALLEL = 8
 _BYTES_IN_FLIGHT = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveIndexes:
+class ActiveIndexes(msgspec.Struct, frozen=True):
     """Which index blobs are in force, and what they hide."""
 
     blobs: Sequence[BlobMetadata]
@@ -44,8 +44,7 @@ class ActiveIndexes:
     """Deleted entries of this unix second and before are as good as absent (§4.8)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
+class _Loaded(msgspec.Struct, frozen=True):
     indexes: Mapping[BlobId, MappedIndex]
     watermark_s: int
 

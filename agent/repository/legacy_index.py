@@ -7,7 +7,6 @@ the blobs, opens the logs, and asks here. Compaction itself is left to kopia.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -23,8 +22,7 @@ POISON_BLOB = BlobId("n00000000000000000000000000000000-repository_unreadable_by
 """Left by an upgrade to epochs, so that readers of the old kind stop."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompactionLog:
+class CompactionLog(msgspec.Struct, frozen=True):
     """One compaction: these index blobs were replaced by those."""
 
     inputs: Sequence[BlobId]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -79,8 +78,7 @@ def parse_parameters(data: Buffer) -> MaintenanceParameters:
     return gojson.decode(_PARAMETERS, data, "the maintenance manifest", CorruptManifest)
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRun:
+class TaskRun(msgspec.Struct, frozen=True):
     """One run of one task; unix nanoseconds."""
 
     start_ns: int
@@ -89,13 +87,12 @@ class TaskRun:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True):
     """`kopia.maintenance`: when each cycle comes next, None for as soon as possible, and what ran, newest first."""
 
     next_quick_ns: int | None = None
     next_full_ns: int | None = None
-    runs: Mapping[str, Sequence[TaskRun]] = field(default_factory=dict)
+    runs: Mapping[str, Sequence[TaskRun]] = msgspec.field(default_factory=dict)
 
 
 class Due(enum.Enum):

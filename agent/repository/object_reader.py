@@ -12,7 +12,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import overload
 
 import msgspec
@@ -33,8 +32,7 @@ _WINDOW_BYTES = 8 << 20
 _WINDOW_EXTENTS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(msgspec.Struct, frozen=True):
     """A piece of an object that is one content."""
 
     offset: int

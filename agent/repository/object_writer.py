@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.repository.compression import compress_if_smaller
 from agent.repository.content_writer import ContentWriter
@@ -25,8 +26,7 @@ _LIST_END = b"]}\n"
 _LENGTH_AND_FORM = struct.Struct("<Q?")
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectFormat:
+class ObjectFormat(msgspec.Struct, frozen=True):
     """How objects of one repository are written."""
 
     contents: ContentWriter
@@ -36,8 +36,7 @@ class ObjectFormat:
     """Header id for lists."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """One content of an object."""
 
     length: int

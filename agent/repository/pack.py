@@ -12,7 +12,8 @@ import hashlib
 import hmac
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.errors import CorruptBlob, CorruptFormat
 from agent.repository.session import SessionId
@@ -53,8 +54,7 @@ def padding_length(length: int) -> int:
     return PADDING_UNIT - length % PADDING_UNIT
 
 
-@dataclass(frozen=True, slots=True)
-class Postamble:
+class Postamble(msgspec.Struct, frozen=True):
     """Where a pack says that its sealed local index is. Not authenticated: only a hint for recovery."""
 
     iv: bytes

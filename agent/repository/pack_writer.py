@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent._native import RowTable
 from agent.base.scratch import FileMemory, scratch
@@ -28,8 +29,7 @@ RandomBytes = Callable[[int], bytes]
 """`random(n)` gives n random bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackFormat:
+class PackFormat(msgspec.Struct, frozen=True):
     """What of the repository's format decides how packs are written."""
 
     hasher: Hasher
@@ -79,8 +79,7 @@ class PackBuffers:
         self._free.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class SealedPack:
+class SealedPack(msgspec.Struct, frozen=True):
     """A finished pack on its way to the store."""
 
     blob_id: BlobId

@@ -7,15 +7,15 @@ together; ranges are bounded, because each is held in memory as a whole. Pure; `
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.repository.content_codec import IN_PLACE
 from agent.repository.index_entry import IndexEntry
 from agent.storage.base import BlobId
 
 
-@dataclass(frozen=True, slots=True)
-class RangeLimits:
+class RangeLimits(msgspec.Struct, frozen=True):
     """When a range ends. A content that is larger than all of them has a range to itself."""
 
     gap: int = 256 << 10
@@ -32,8 +32,7 @@ class RangeLimits:
 LIMITS = RangeLimits()
 
 
-@dataclass(frozen=True, slots=True)
-class PackRange:
+class PackRange(msgspec.Struct, frozen=True):
     """One request, and the contents it brings."""
 
     pack: BlobId

@@ -17,8 +17,9 @@ import mmap
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from agent.base.errors import BlobNotFound, CorruptBlob, CorruptContent, CorruptFormat, CorruptIndex, RepositoryError
 from agent.repository import epochs, legacy_index
@@ -58,8 +59,7 @@ class IndexCommitter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RepairParts:
+class RepairParts(msgspec.Struct, frozen=True):
     """What is needed of an open repository, whose index need not be readable."""
 
     storage: BlobStorage
@@ -70,16 +70,14 @@ class RepairParts:
     sealer: BlobSealer
 
 
-@dataclass(frozen=True, slots=True)
-class Damaged:
+class Damaged(msgspec.Struct, frozen=True):
     """A blob that could not be used, and why."""
 
     blob_id: BlobId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RecoveredPack:
+class RecoveredPack(msgspec.Struct, frozen=True):
     """A pack that holds contents which the index lacks."""
 
     blob_id: BlobId
@@ -87,18 +85,17 @@ class RecoveredPack:
     packed_bytes: int
 
 
-@dataclass(slots=True)
-class RepairReport:
+class RepairReport(msgspec.Struct):
     """What was found, and what was done about it when a committer was given."""
 
     packs: int = 0
     """Packs looked at."""
-    recovered: list[RecoveredPack] = field(default_factory=list)
-    damaged_packs: list[Damaged] = field(default_factory=list)
-    damaged_indexes: list[Damaged] = field(default_factory=list)
-    written: list[BlobId] = field(default_factory=list)
+    recovered: list[RecoveredPack] = msgspec.field(default_factory=list)
+    damaged_packs: list[Damaged] = msgspec.field(default_factory=list)
+    damaged_indexes: list[Damaged] = msgspec.field(default_factory=list)
+    written: list[BlobId] = msgspec.field(default_factory=list)
     """Index blobs put."""
-    set_aside: list[BlobId] = field(default_factory=list)
+    set_aside: list[BlobId] = msgspec.field(default_factory=list)
     """The new names of damaged index blobs."""
 
     @property

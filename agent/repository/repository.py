@@ -13,7 +13,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,8 +55,7 @@ _INDEX_FOLDER = "indexes"
 _PACK_FOLDER = "packs"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenOptions:
+class OpenOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to open a repository."""
 
     cache_dir: Path | None = None
@@ -70,13 +68,12 @@ class OpenOptions:
     username: str = "default"
     """Who this client is in session markers, and whether it owns the maintenance (§8.1)."""
     hostname: str = "default"
-    clock: Clock = field(default_factory=SystemClock)
+    clock: Clock = msgspec.field(default_factory=SystemClock)
     max_format_age_s: float = MAX_AGE_S
-    read_limits: ReadLimits = field(default_factory=ReadLimits)
+    read_limits: ReadLimits = msgspec.field(default_factory=ReadLimits)
 
 
-@dataclass(frozen=True, slots=True)
-class _Caches:
+class _Caches(msgspec.Struct, frozen=True):
     indexes: IndexCache
     packs: PackCache
     counted: Mapping[str, CountedCache]

@@ -7,8 +7,9 @@ in one buffer and asks here for its end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from agent import _native
 from agent.base.errors import AlgorithmUnsupported
@@ -41,8 +42,7 @@ class _Method(Enum):
     RABIN_KARP = "rabin-karp"
 
 
-@dataclass(frozen=True, slots=True)
-class Splitter:
+class Splitter(msgspec.Struct, frozen=True):
     """One way to cut; immutable, so any number of objects may be cut with it at once."""
 
     name: str

@@ -8,7 +8,8 @@ session's first pack, compares the clocks on that occasion, and takes the marker
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent._native import RowTable
 from agent.base.clock import Clock
@@ -66,10 +67,9 @@ class WriteSession:
         return not self.rows and not self.deletions
 
 
-@dataclass(slots=True)
-class _Marker:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    stored: list[BlobId] = field(default_factory=list)
+class _Marker(msgspec.Struct):
+    lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    stored: list[BlobId] = msgspec.field(default_factory=list)
     """What was put, or may have been."""
     checked: bool = False
 

@@ -17,7 +17,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -51,8 +50,7 @@ MAX_PACK_SIZE = 120 << 20
 _DRIFT_S = 5 * 60
 
 
-@dataclass(frozen=True, slots=True)
-class WriterOptions:
+class WriterOptions(msgspec.Struct, frozen=True):
     """How a writer writes; the defaults are kopia's."""
 
     parallel_uploads: int = 0
@@ -83,8 +81,7 @@ class FormatSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class WriterParts:
+class WriterParts(msgspec.Struct, frozen=True):
     """What an open repository lends its writer."""
 
     storage: BlobStorage

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.kube import label_selector
 from agent.kube.agent_config import AgentConfig, AgentLimits, LoadConcurrency
@@ -17,8 +19,7 @@ def jobs_at_once(concurrency: LoadConcurrency, node_labels: Mapping[str, str]) -
     return min(numbers, default=concurrency.global_config)
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class Capacity(msgspec.Struct, frozen=True):
     """Of one node."""
 
     concurrency: int

@@ -7,8 +7,10 @@ ignores with a warning is ignored with a warning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.base.errors import ConfigurationError, UsageError
 from agent.kube import label_selector
@@ -44,15 +46,14 @@ _MAX_AMOUNT: Final = 10**15
 _MAX_MB: Final = 1 << 40
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """A configuration that can be used, and what is to be said about it."""
 
     config: AgentConfig
     warnings: tuple[str, ...] = ()
-    stock: StockDocument = field(default_factory=StockDocument)
+    stock: StockDocument = msgspec.field(default_factory=StockDocument)
     """As it was written, for saying what changed."""
-    own: OwnDocument = field(default_factory=OwnDocument)
+    own: OwnDocument = msgspec.field(default_factory=OwnDocument)
 
 
 def parse_configuration(stock: ConfigMap | None, own: ConfigMap | None) -> Loaded:

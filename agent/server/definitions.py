@@ -6,8 +6,9 @@ written without a word. Implements `agent.controllers.status.Definitions`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.base.errors import KubeError, KubeNotFound
 from agent.kube.api import KubeApi
@@ -25,8 +26,7 @@ from agent.kube.resource import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class WorkKind:
+class WorkKind(msgspec.Struct, frozen=True):
     """One of the four kinds, by its names."""
 
     name: str
@@ -57,8 +57,7 @@ _NOT_IN_ASSUMED_RELEASE: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DefinitionProblem:
+class DefinitionProblem(msgspec.Struct, frozen=True):
     """A definition that is missing or cannot be read."""
 
     plural: str

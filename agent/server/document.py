@@ -7,7 +7,6 @@ here and msgspec converts what lies in them. As Go's decoder does, names match w
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass, field
 from typing import Annotated, Final, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -22,12 +21,11 @@ class _Bad:
 _BAD: Final = _Bad()
 
 
-@dataclass(slots=True)
-class Findings:
+class Findings(msgspec.Struct):
     """What was noticed while a document was read, each with its path."""
 
-    mistakes: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
+    mistakes: list[str] = msgspec.field(default_factory=list)
+    unknown: list[str] = msgspec.field(default_factory=list)
 
 
 def read_document(shape: type[_StructT], text: str, found: Findings) -> _StructT:

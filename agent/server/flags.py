@@ -7,8 +7,9 @@ the stock agent takes never fails our start: what we do not need is taken, told 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 DEFAULT_NAMESPACE: Final = "velero"
 DEFAULT_METRICS_ADDRESS: Final = ":8085"
@@ -45,8 +46,7 @@ IGNORED_FLAGS: Final[Mapping[str, str]] = {
 """Taken for the sake of manifests that have them, and what they are about in Velero."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentFlags:
+class AgentFlags(msgspec.Struct, frozen=True, kw_only=True):
     """All that the agent is told at its start. Times in seconds."""
 
     node: str

@@ -7,15 +7,15 @@ makes it unready and never unhealthy; an agent that hears the API server and sti
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.clock import Clock
 
 _STUCK_SECONDS = 600.0
 
 
-@dataclass(slots=True)
-class Health:
+class Health(msgspec.Struct):
     """Of one agent, written by `app`, read by the HTTP endpoints."""
 
     clock: Clock

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -24,8 +24,7 @@ _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%a-z]*)\]|(?P<host>[^:\[\]]*)):
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """Where to listen. An empty host means every address of the machine."""
 
     host: str
@@ -42,8 +41,7 @@ def parse_address(text: str) -> Address:
     return Address(match["six"] or match["host"] or "", int(match["port"]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoints:
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked."""
 
     metrics: Callable[[], bytes]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from agent.base.clock import Clock
 from agent.base.errors import ConfigurationError, KubeError, KubeForbidden, KubeNotFound, KubeUnavailable
@@ -33,8 +33,7 @@ Teller = Callable[[str, str, bool], None]
 """Reason, message, and whether it is a warning: an event about this agent."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigMaps:
+class ConfigMaps(msgspec.Struct, frozen=True):
     """Which ConfigMaps, in which namespace; an empty name: none."""
 
     namespace: str

@@ -6,7 +6,8 @@ They count for as long as this agent runs, or until they are reset. Implements `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+
+from msgspec.structs import fields, replace
 
 from agent.control.contract import LimitChange, NodeLimits
 from agent.controllers.limits import jobs_at_once

@@ -17,7 +17,6 @@ import asyncio
 import random
 from collections.abc import Set
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -51,8 +50,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LivenessOptions:
+class LivenessOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Times in seconds."""
 
     renew: float = 10.0
@@ -64,8 +62,7 @@ class LivenessOptions:
     """At most, for the right to leases while it is refused; an API server that has just begun refuses everything."""
 
 
-@dataclass(slots=True)
-class _Sign:
+class _Sign(msgspec.Struct):
     """The last sign of life of a node's agent that was seen."""
 
     version: str

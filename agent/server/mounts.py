@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 _SEPARATOR: Final = "-"
 _MOUNT_POINT: Final = 4
@@ -13,8 +14,7 @@ _FIRST_OPTIONAL: Final = 6
 _RECEIVING: Final = ("master:", "shared:")
 
 
-@dataclass(frozen=True, slots=True)
-class MountTable:
+class MountTable(msgspec.Struct, frozen=True):
     """The table of this process, or of a test."""
 
     path: Path = Path("/proc/self/mountinfo")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.base.clock import Clock
 from agent.controllers.context import NodeLiveness, Timing
@@ -46,8 +48,7 @@ class LocalWorkers(WorkRunner, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Basis:
+class Basis(msgspec.Struct, frozen=True, kw_only=True):
     """What everything of one agent needs."""
 
     api: KubeApi
@@ -57,7 +58,7 @@ class Basis:
     flags: AgentFlags
     logging: Logging
     metrics: Metrics
-    tracing: Tracing = field(default_factory=Tracing)
+    tracing: Tracing = msgspec.field(default_factory=Tracing)
     reviewer: Reviewer | None = None
     """Who knows callers of the control API; None: nobody can be admitted but through the socket."""
 

@@ -7,9 +7,10 @@ manifest grants what is used and nothing more. Mover pods have an account and a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from agent.kube.api import AccessReview
 from agent.kube.codec import ObjectT
@@ -64,8 +65,7 @@ class Need(StrEnum):
     """It works, and says less or reacts later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Right:
+class Right(msgspec.Struct, frozen=True):
     """Verbs on a kind of object."""
 
     group: str

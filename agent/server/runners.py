@@ -6,7 +6,8 @@ Implements `agent.controllers.sources.Runners`.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.exposers.contract import Ready, Runner
@@ -16,8 +17,7 @@ from agent.movers.pod_runner import PodRunner
 from agent.movers.runner import WorkRunner
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentRunners:
+class AgentRunners(msgspec.Struct, frozen=True, kw_only=True):
     """Both ways, for one agent."""
 
     local: WorkRunner

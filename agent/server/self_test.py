@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from agent.base.errors import KubeForbidden, KubeNotFound
 from agent.exposers.made import every
@@ -40,8 +41,7 @@ class Verdict(StrEnum):
     """The agent cannot work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One thing that was looked at."""
 
     check: str
@@ -49,8 +49,7 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class SelfTest:
+class SelfTest(msgspec.Struct, frozen=True):
     """All of it."""
 
     findings: tuple[Finding, ...]
@@ -73,8 +72,7 @@ class SelfTest:
         return any(one.verdict is Verdict.FATAL for one in self.findings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where the agent runs."""
 
     node: str

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from agent.base.errors import ConfigurationError, KubeError, KubeUnavailable
@@ -30,8 +30,7 @@ _RETRY = Backoff(first=1.0, cap=30.0)
 _log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """What the start came to."""
 
     test: SelfTest
@@ -40,8 +39,7 @@ class Found:
     """Of this node, on which the number of jobs may depend."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Starting:
+class Starting(msgspec.Struct, frozen=True, kw_only=True):
     """One agent's start."""
 
     basis: Basis

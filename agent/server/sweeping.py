@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.base.errors import KubeError
 from agent.controllers.sweep import Leftovers
@@ -10,8 +10,7 @@ from agent.exposers.leftovers import SweepReport
 from agent.observe.metrics import Metrics
 
 
-@dataclass(frozen=True, slots=True)
-class CountedSweeps:
+class CountedSweeps(msgspec.Struct, frozen=True):
     """`Leftovers` whose sweeps are in the metrics."""
 
     inner: Leftovers

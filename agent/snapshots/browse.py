@@ -9,7 +9,8 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.errors import CorruptDirectory, LighterageError, PathNotInSnapshot, UsageError
 from agent.snapshots.model import DIRECTORY, Entry
@@ -19,16 +20,14 @@ MAX_DEPTH = 4_096
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """An entry and where it is, relative to where the walk began."""
 
     path: str
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What to find. Everything given must hold.
 
     `pattern` is a glob: without a slash for the name alone, with one for the whole path from where the walk began;

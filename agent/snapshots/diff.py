@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import msgspec
 
@@ -29,8 +28,7 @@ class Kind(enum.Enum):
     MODIFIED = "modified"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One entry that differs; `path` is relative, "" for the roots."""
 
     kind: Kind

@@ -7,7 +7,8 @@ never forgotten, by policy or by name: it has to be unpinned first. Velero pins 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.repository.ids import ManifestId
 from agent.repository.manifests import ManifestStore
@@ -17,16 +18,14 @@ from agent.snapshots.retention import Candidate, RetentionRules, judge
 from agent.snapshots.store import list_snapshots
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True):
     """A snapshot that stays, and why: kopia's retention reasons, and its pins."""
 
     snapshot: Snapshot
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetPlan:
+class ForgetPlan(msgspec.Struct, frozen=True):
     """What goes and what stays, newest first; manifests that could not be read are left alone and named."""
 
     forget: tuple[Snapshot, ...]

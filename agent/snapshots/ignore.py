@@ -16,8 +16,9 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from agent.base.errors import InvalidPolicy, SourceUnreadable
 from agent.snapshots.policy import FilesPolicy, PolicyTree
@@ -42,8 +43,7 @@ class Exclusion(Enum):
     """Its size, or the file system it is on."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
+class _Context(msgspec.Struct, frozen=True):
     """Rules of one directory on top of its parent's."""
 
     parent: _Context | None

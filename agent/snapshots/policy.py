@@ -11,7 +11,6 @@ import bisect
 import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -157,15 +156,14 @@ DEFAULT_POLICY = Policy(
 """What holds where no policy says otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyTree:
+class PolicyTree(msgspec.Struct, frozen=True):
     """The policies of a source and of the directories below it."""
 
     effective: Policy
     """What holds in this directory."""
     defined: Policy | None
     """The same when it is this directory's own, None when it is inherited."""
-    _children: Mapping[str, PolicyTree] = field(default_factory=dict)
+    _children: Mapping[str, PolicyTree] = msgspec.field(default_factory=dict)
 
     def child(self, name: str) -> PolicyTree:
         """The node of a directory below this one."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.errors import CanceledError
 from agent.base.hold import Hold
@@ -68,8 +69,7 @@ class Cancellation:
             raise CanceledError("the backup was canceled")
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(msgspec.Struct, frozen=True):
     """What the whole run will probably see."""
 
     files: int

@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.repository.ids import ObjectId
 from agent.snapshots.model import FILE, SYMLINK, Entry
@@ -24,8 +25,7 @@ from agent.volumes.tree_write import WriteOptions, target_error
 _PREFIX = ".lighter-restore-"
 
 
-@dataclass(frozen=True, slots=True)
-class Journal:
+class Journal(msgspec.Struct, frozen=True):
     """The marker of one restore in the root of its target. Thread side."""
 
     path: bytes

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from agent.base.errors import LighterageError, PartialRestore
 
 NAMED = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreFailure:
+class RestoreFailure(msgspec.Struct, frozen=True):
     """One entry that was not restored."""
 
     path: str
@@ -20,16 +19,14 @@ class RestoreFailure:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreWarning:
+class RestoreWarning(msgspec.Struct, frozen=True):
     """One entry that was restored, but not quite as it stands in the snapshot."""
 
     path: str
     message: str
 
 
-@dataclass(slots=True)
-class RestoreReport:
+class RestoreReport(msgspec.Struct):
     """Counters grow while the restore runs. All failures and warnings are counted, the first `NAMED` of each named."""
 
     directories: int = 0
@@ -49,8 +46,8 @@ class RestoreReport:
     """Entries whose owner, mode or time the system refused to set."""
     failed: int = 0
     warned: int = 0
-    failures: list[RestoreFailure] = field(default_factory=list)
-    warnings: list[RestoreWarning] = field(default_factory=list)
+    failures: list[RestoreFailure] = msgspec.field(default_factory=list)
+    warnings: list[RestoreWarning] = msgspec.field(default_factory=list)
 
     def add_failure(self, path: str, error: LighterageError) -> None:
         """Count and, while there are few, name a failure."""

@@ -11,8 +11,9 @@ Everything here is pure; whoever forgets snapshots reads them and the policy, as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from agent.base.times import NANOSECONDS
 
@@ -25,8 +26,7 @@ _NO_CUTOFF_NS = -(1 << 80)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionRules:
+class RetentionRules(msgspec.Struct, frozen=True):
     """How many snapshots of each kind to keep; `None` leaves a kind out, as 0 does."""
 
     keep_latest: int | None = None
@@ -54,8 +54,7 @@ DEFAULT_RULES = RetentionRules(10, 48, 7, 4, 24, 3)
 """Kopia's built-in policy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """What retention has to know of a snapshot. All candidates of a call have the same source."""
 
     snapshot_id: str
@@ -65,8 +64,7 @@ class Candidate:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """Why a snapshot is kept; expired when neither a reason nor a pin holds it."""
 
     candidate: Candidate
@@ -78,8 +76,7 @@ class Verdict:
         return bool(self.reasons) or self.candidate.pinned
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(msgspec.Struct, frozen=True):
     kind: str
     count: int | None
     cutoff_ns: int

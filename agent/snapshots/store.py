@@ -8,7 +8,6 @@ that names it, next to the snapshots that were read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -26,8 +25,7 @@ UPLOADER_TAG: Final = "snapshot-uploader"
 _SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotList:
+class SnapshotList(msgspec.Struct, frozen=True):
     """Snapshots, oldest first by start and end, and one warning for each manifest that could not be read."""
 
     snapshots: tuple[Snapshot, ...]

@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.base.clock import Clock
 from agent.base.errors import CanceledError
@@ -56,12 +56,11 @@ _MAX_THREADS = 16
 _LEAVE_AFTER = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadOptions:
+class UploadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a snapshot is taken."""
 
     description: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Of the snapshot and of its checkpoints; `tag:` prefixes are the caller's business (§7.2)."""
     pins: tuple[str, ...] = ()
     parallel: int = 0
@@ -90,8 +89,7 @@ class UploadOptions:
     """Where names of huge directories go; None: the system's folder for temporary files."""
 
 
-@dataclass(frozen=True, slots=True)
-class UploadResult:
+class UploadResult(msgspec.Struct, frozen=True):
     """What came of it."""
 
     snapshot: Snapshot
@@ -103,8 +101,7 @@ class UploadResult:
     """What was compared with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Walked:
+class Walked(msgspec.Struct, frozen=True):
     """What the thread of a run brings back."""
 
     root: Entry

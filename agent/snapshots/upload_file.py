@@ -13,7 +13,6 @@ import errno
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 
 import msgspec
 
@@ -44,8 +43,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     """As they were when the file was opened; None for a symbolic link."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
+class _Slot(msgspec.Struct, frozen=True):
     """Where a file of a batch is read to."""
 
     place: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.repository.compression import ZSTD_FASTEST, header_id_of
 from agent.repository.splitter import Splitter, new_splitter
@@ -15,8 +15,7 @@ MIDDLING_FILE = 4 * 1024 * 1024
 """Files up to this size are read by one thread into one buffer, when the splitter cannot cut them."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FilePlan:
+class FilePlan(msgspec.Struct, frozen=True, eq=False):
     """How a file is stored. Compared by identity: `Plans` makes each once, and files are grouped by it."""
 
     splitter: Splitter

@@ -11,7 +11,6 @@ import stat
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import msgspec
 
@@ -29,8 +28,7 @@ from agent.volumes.tree_read import DirectoryReader, Unreadable, open_directory
 _POLL = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class SingleFile:
+class SingleFile(msgspec.Struct, frozen=True):
     """What came of it."""
 
     root: Entry

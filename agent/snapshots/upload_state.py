@@ -6,7 +6,8 @@ import os
 import stat
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
+
+import msgspec
 
 from agent import _native
 from agent.repository.ids import ObjectId
@@ -22,8 +23,7 @@ TYPE_BITS = 0o170000
 LINK_BITS = stat.S_IFLNK
 
 
-@dataclass(slots=True)
-class RunStats:
+class RunStats(msgspec.Struct):
     """Counters of the manifest while they grow (§7.2, §13.6). The walk's thread only."""
 
     total_size: int = 0
@@ -39,7 +39,7 @@ class RunStats:
 
     def freeze(self) -> Stats:
         """As they are now."""
-        return Stats(**{name: getattr(self, name) for name in self.__slots__})
+        return Stats(**{name: getattr(self, name) for name in self.__struct_fields__})
 
 
 class Frame:

@@ -17,8 +17,9 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, NoReturn
+
+import msgspec
 
 from agent import _native
 from agent.base.errors import CanceledError, SourceUnreadable
@@ -62,8 +63,7 @@ _MAX_WARNINGS = 1000
 _UNKNOWN_TYPE = "unknown or unsupported entry type"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """What one run works with; everything is for the thread side."""
 
     sink: UploadSink

@@ -18,7 +18,6 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -81,8 +80,7 @@ class Repository(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyOptions:
+class VerifyOptions(msgspec.Struct, frozen=True):
     """How thoroughly to look."""
 
     files_percent: float = 100.0

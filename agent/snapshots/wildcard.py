@@ -12,7 +12,8 @@ import enum
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 _END = "\0"
@@ -32,8 +33,7 @@ class _Kind(enum.Enum):
     SET = "[]"
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
+class _Range(msgspec.Struct, frozen=True):
     first: str
     last: str
 
@@ -41,24 +41,21 @@ class _Range:
         return self.first <= character <= self.last
 
 
-@dataclass(frozen=True, slots=True)
-class _Class:
+class _Class(msgspec.Struct, frozen=True):
     test: Callable[[str], bool]
 
     def matches(self, character: str) -> bool:
         return self.test(character)
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(msgspec.Struct, frozen=True):
     kind: _Kind
     character: str = ""
     members: tuple[_Range | _Class, ...] = ()
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(msgspec.Struct, frozen=True):
     """One compiled rule. `expression` is its regular expression without the `!`, or None when it has none."""
 
     text: str

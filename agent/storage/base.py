@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import NewType, Protocol
+
+import msgspec
 
 from agent.base.errors import BlobIdInvalid
 
@@ -34,8 +35,7 @@ def check_blob_id(blob_id: BlobId) -> None:
         raise BlobIdInvalid(f"a blob cannot be named {blob_id[:80]!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class BlobMetadata:
+class BlobMetadata(msgspec.Struct, frozen=True):
     """What a listing tells of a blob."""
 
     blob_id: BlobId
@@ -45,8 +45,7 @@ class BlobMetadata:
     """The storage's own modification time, unix nanoseconds. Safety rules compare these, never local clocks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(msgspec.Struct, frozen=True):
     """Object-lock parameters of one put."""
 
     mode: str

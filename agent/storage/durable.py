@@ -18,8 +18,9 @@ import stat
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 from agent.base.errors import StorageUnsupported
 from agent.storage.base import Buffer
@@ -43,8 +44,7 @@ Steps = Generator[int, int, T]
 """Yields the bytes it would like to move next, more than 0; is sent how many it may; returns its result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done(Generic[T]):
+class Done(msgspec.Struct, Generic[T], frozen=True):
     """What steps returned."""
 
     value: T

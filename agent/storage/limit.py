@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.storage.base import BlobId, BlobMetadata, BlobStorage, Buffer, Retention
 from agent.storage.pace import Pace, TokenBucket
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Rates a second and requests at once; 0: no limit."""
 
     upload_bytes: float = 0

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import StorageError
@@ -21,8 +22,7 @@ LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 """Upper bounds of the latency histogram, seconds; one more bucket counts what is slower."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperationTotals:
+class OperationTotals(msgspec.Struct, frozen=True):
     """Of one operation with one outcome."""
 
     count: int = 0
@@ -33,8 +33,7 @@ class OperationTotals:
     """Calls by latency, one number for each bound and one for the rest; not cumulative."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestTotals:
+class RequestTotals(msgspec.Struct, frozen=True):
     """What a storage was asked so far."""
 
     operations: Mapping[tuple[str, str], OperationTotals]
@@ -51,12 +50,11 @@ class RequestTotals:
         return self.operations.get((operation, OK), OperationTotals()).bytes
 
 
-@dataclass(slots=True)
-class _Counter:
+class _Counter(msgspec.Struct):
     count: int = 0
     bytes: int = 0
     seconds: float = 0.0
-    latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
+    latency: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
 
 
 class MeteredStorage:

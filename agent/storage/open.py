@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from dataclasses import dataclass, field
 from urllib.parse import unquote
+
+import msgspec
 
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import UsageError
@@ -22,16 +23,15 @@ from agent.storage.retry import Retrier, RetryingStorage, RetryPolicy
 from agent.storage.s3_config import PARALLEL_PUTS, S3Config, parse_s3_url, split_url
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageOptions:
+class StorageOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a URL does not say."""
 
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    limits: Limits = field(default_factory=Limits)
-    clock: Clock = field(default_factory=SystemClock)
-    randomness: random.Random = field(default_factory=random.Random)
+    retry: RetryPolicy = msgspec.field(default_factory=RetryPolicy)
+    limits: Limits = msgspec.field(default_factory=Limits)
+    clock: Clock = msgspec.field(default_factory=SystemClock)
+    randomness: random.Random = msgspec.field(default_factory=random.Random)
 
-    hold: Hold = field(default_factory=Hold)
+    hold: Hold = msgspec.field(default_factory=Hold)
     """Nothing is asked and no byte passes while it is closed."""
 
     def retrier(self) -> Retrier:

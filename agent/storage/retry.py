@@ -11,9 +11,10 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import msgspec
+from msgspec.structs import replace
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from agent.base.clock import Clock
@@ -34,8 +35,7 @@ _LIST_BATCH = 1000
 _PART_ATTEMPTS = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one call; times in seconds."""
 
     attempts: int = 10

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agent.storage.base import Buffer
 from agent.storage.pace import TokenBucket
@@ -23,8 +24,7 @@ _ABORT_SECONDS = 10.0
 _PART_OPTIONS = frozenset({"SSECustomerAlgorithm", "SSECustomerKey"})
 
 
-@dataclass(frozen=True, slots=True)
-class PartUploader:
+class PartUploader(msgspec.Struct, frozen=True):
     """Puts large blobs of one storage. `gate` bounds the parts in flight, `retrier` repeats a failed one."""
 
     client: S3Client

@@ -5,8 +5,6 @@ kopia's own file: whoever keeps packs in a cheaper class wrote it, and every cli
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from agent.base.errors import StorageError
@@ -26,8 +24,7 @@ class _Parameters(msgspec.Struct):
     options: list[_Option] | None = msgspec.field(name="blobOptions", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """(prefix, storage class) in the order of the file."""
 
     rules: tuple[tuple[str, str], ...] = ()

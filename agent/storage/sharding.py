@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
@@ -39,8 +38,7 @@ class _Parameters(msgspec.Struct, frozen=True):
     overrides: tuple[_Override, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """How blob ids become paths."""
 
     default: tuple[int, ...]

@@ -11,7 +11,7 @@ here: time that things take (whoever calls `step` decides), attachments, capacit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from agent.base.clock import Clock
 from agent.kube.api import KubeApi
@@ -57,13 +57,12 @@ _CLAIM_FINALIZER = "kubernetes.io/pvc-protection"
 _VOLUME_FINALIZER = "external-provisioner.volume.kubernetes.io/finalizer"
 
 
-@dataclass(slots=True)
-class Storage:
+class Storage(msgspec.Struct):
     """What the driver keeps."""
 
-    volumes: set[str] = field(default_factory=set)
+    volumes: set[str] = msgspec.field(default_factory=set)
     """Handles."""
-    snapshots: set[str] = field(default_factory=set)
+    snapshots: set[str] = msgspec.field(default_factory=set)
     """Handles."""
     made: int = 0
 
@@ -73,8 +72,7 @@ class Storage:
         return f"{kind}-{self.made}"
 
 
-@dataclass(slots=True)
-class StorageFaults:
+class StorageFaults(msgspec.Struct):
     """What goes wrong. Empty: nothing."""
 
     snapshot: str = ""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Generic
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import ExposeError, KubeAlreadyExists, KubeConflict, KubeNotFound, PodBroken
@@ -26,8 +27,7 @@ from agent.kube.resource import PODS, Resource
 from agent.kube.volumes import VolumeMode
 
 
-@dataclass(frozen=True, slots=True)
-class ExposeScript:
+class ExposeScript(msgspec.Struct, frozen=True):
     """How a volume behaves."""
 
     node: str
@@ -40,17 +40,16 @@ class ExposeScript:
     clean_up_seconds: float = 1.0
 
 
-@dataclass(slots=True)
-class ExposerWorld:
+class ExposerWorld(msgspec.Struct):
     """What all fake exposers of a kind share: the storage and the kubelets, which know objects by their uid."""
 
     script: Callable[[Key], ExposeScript]
-    volumes: dict[str, Key] = field(default_factory=dict)
+    volumes: dict[str, Key] = msgspec.field(default_factory=dict)
     """In the storage, by the uid of the job they were made for."""
-    running_since: dict[str, float] = field(default_factory=dict)
-    cleaning_since: dict[str, float] = field(default_factory=dict)
-    finished: set[Key] = field(default_factory=set)
-    cleaned: set[Key] = field(default_factory=set)
+    running_since: dict[str, float] = msgspec.field(default_factory=dict)
+    cleaning_since: dict[str, float] = msgspec.field(default_factory=dict)
+    finished: set[Key] = msgspec.field(default_factory=set)
+    cleaned: set[Key] = msgspec.field(default_factory=set)
     """Jobs that were cleaned up to the end, also those for which nothing was made: Velero may have made something."""
 
     @property

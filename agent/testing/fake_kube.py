@@ -17,8 +17,9 @@ import asyncio
 import copy
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import NoReturn, cast
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeError, KubeUnreadable
@@ -45,18 +46,16 @@ _Where = tuple[str, Key]
 """Name of the resource and key."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
+class _Change(msgspec.Struct, frozen=True):
     version: int
     where: _Where
     before: JsonObject | None
     after: JsonObject | None
-    views: dict[int, KubeObject | Unreadable] = field(default_factory=dict, compare=False)
+    views: dict[int, KubeObject | Unreadable] = msgspec.field(default_factory=dict)
     """Before (0) and after (1) as their kind's view, for the second watch that wants it."""
 
 
-@dataclass(slots=True)
-class _Fault:
+class _Fault(msgspec.Struct):
     verb: str
     resource: str
     error: KubeError

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import CanceledError, LighterageError
@@ -18,8 +19,7 @@ from agent.movers.supervisor import JobCallbacks
 _STEP_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """How a job goes."""
 
     seconds: float = 5.0
@@ -32,15 +32,14 @@ class Script:
     """Whether it goes on although it was canceled."""
 
 
-@dataclass(slots=True)
-class MoverWorld:
+class MoverWorld(msgspec.Struct):
     """What all fake movers of a test share, whichever agent they belong to."""
 
     script: Callable[[JobSpec], Script] = lambda _: Script()
-    active: dict[str, int] = field(default_factory=dict)
+    active: dict[str, int] = msgspec.field(default_factory=dict)
     """Workers by job id."""
-    started: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
+    started: list[str] = msgspec.field(default_factory=list)
+    doubled: list[str] = msgspec.field(default_factory=list)
     """Jobs that had two workers at once."""
     most_at_once: int = 0
 
@@ -69,8 +68,7 @@ class FakeMovers:
             world.active[spec.id] -= 1
 
 
-@dataclass(frozen=True, slots=True)
-class FakeRunners:
+class FakeRunners(msgspec.Struct, frozen=True):
     """Implements `Runners`: the same workers wherever a volume is."""
 
     movers: FakeMovers

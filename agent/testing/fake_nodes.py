@@ -6,7 +6,7 @@ or do not, with the words of real ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import VolumeNotMounted
@@ -26,8 +26,7 @@ ENDED = frozenset({PodPhase.SUCCEEDED, PodPhase.FAILED})
 _CLAIM_MESSAGE = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
 
 
-@dataclass(slots=True)
-class NodeFaults:
+class NodeFaults(msgspec.Struct):
     """What goes wrong. Empty: nothing."""
 
     scheduling: str = ""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from agent.base.errors import KubeError
 from agent.kube.api import AccessReview
 from agent.kube.reviews import Identity
 
 
-@dataclass
-class FakeReviewer:
+class FakeReviewer(msgspec.Struct):
     """Knows the tokens and rights that a test gave it. Remove a token, and it has expired."""
 
-    tokens: dict[str, Identity] = field(default_factory=dict)
-    grants: set[tuple[str, AccessReview]] = field(default_factory=set)
+    tokens: dict[str, Identity] = msgspec.field(default_factory=dict)
+    grants: set[tuple[str, AccessReview]] = msgspec.field(default_factory=set)
     """Names of users, and what each may."""
-    asked: list[tuple[Identity, AccessReview]] = field(default_factory=list)
+    asked: list[tuple[Identity, AccessReview]] = msgspec.field(default_factory=list)
     error: KubeError | None = None
     """Instead of any answer."""
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import StorageUnavailable
@@ -20,8 +22,7 @@ class Killed(BaseException):
     """The process ended here. No `except Exception` of the code under test gets to see it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
+class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """Probabilities from 0 to 1, per operation unless said otherwise."""
 
     throttled: float = 0.0
@@ -44,8 +45,7 @@ class Faults:
     """Upper bound of a random shift of each timestamp, either way."""
 
 
-@dataclass(frozen=True, slots=True)
-class KillAt:
+class KillAt(msgspec.Struct, frozen=True):
     """The operation at which the process dies."""
 
     operation: int

@@ -11,8 +11,9 @@ import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 from agent.base.clock import Clock
 from agent.base.errors import KubeUnavailable
@@ -25,8 +26,7 @@ from agent.kube.selector import EVERYTHING, Selector
 _T = TypeVar("_T")
 
 
-@dataclass(slots=True)
-class Weather:
+class Weather(msgspec.Struct):
     """How bad the way is; may be changed at any time."""
 
     latency: float = 0.02

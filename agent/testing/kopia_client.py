@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -22,8 +21,7 @@ class KopiaFailed(Exception):
     """A kopia command exited non-zero; the text holds its own words."""
 
 
-@dataclass(frozen=True, slots=True)
-class KopiaClient:
+class KopiaClient(msgspec.Struct, frozen=True):
     """One kopia client; `home` holds everything that is private to it."""
 
     binary: Path

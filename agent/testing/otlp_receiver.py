@@ -7,16 +7,15 @@ with OtlpReceiver() as receiver:
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
+import msgspec
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 
-@dataclass(frozen=True, slots=True)
-class ReceivedSpan:
+class ReceivedSpan(msgspec.Struct, frozen=True):
     """A span as it came over the wire; ids as hexadecimal digits."""
 
     name: str

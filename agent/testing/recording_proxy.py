@@ -5,16 +5,16 @@ from __future__ import annotations
 import http.client
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.testing.tcp_proxy import TcpProxy
 
 _HEAD_END: Final = b"\r\n\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(msgspec.Struct, frozen=True):
     """One request. Header names are in lower case; `target` is path and query as they were sent."""
 
     method: str

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from types import TracebackType
 from typing import Self
 from xml.sax.saxutils import escape
 
+import msgspec
 from aiohttp import web
 
 BUCKET = "blobs"
@@ -25,15 +25,14 @@ BUCKET = "blobs"
 _MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedRequest:
+class RecordedRequest(msgspec.Struct, frozen=True):
     """One request as it arrived. Header names are in lower case."""
 
     method: str
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    body: bytes = field(repr=False)
+    body: bytes
 
     @property
     def key(self) -> str:
@@ -51,13 +50,12 @@ class RecordedRequest:
         return self.headers["authorization"].partition("Credential=")[2].split("/")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What to say to one request."""
 
     status: int = 200
     body: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def s3_error(status: int, code: str, *, headers: Mapping[str, str] | None = None, **details: str) -> Answer:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from agent.base.errors import KubeAlreadyExists, KubeError
 from agent.kube.cluster import Lease, LeaseSpec, Node
@@ -32,11 +33,10 @@ _LONGEST_PAUSE = 300.0
 """Seconds between two starts of what fails, as the real kubelet has them; the first restart is at once."""
 
 
-@dataclass(slots=True)
-class HostedPod:
+class HostedPod(msgspec.Struct):
     """What the kubelet knows of a pod."""
 
-    volumes: dict[str, MountedVolume] = field(default_factory=dict)
+    volumes: dict[str, MountedVolume] = msgspec.field(default_factory=dict)
     mounted: bool = False
     init_done: int = 0
     program: ChildProgram | None = None
@@ -45,8 +45,8 @@ class HostedPod:
     last_exit: int = 0
     start_from: float = 0.0
     """Its next start is not before this moment of the loop's clock."""
-    told: JsonObject = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    told: JsonObject = msgspec.field(default_factory=dict)
+    lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
     """Held while it is taken a step further, or ended."""
 
 

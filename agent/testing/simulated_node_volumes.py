@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.kube.volumes import PersistentVolume, VolumeMode
 from agent.testing.control_plane_csi import DRIVER, CsiStorage
@@ -16,8 +17,7 @@ class MountError(Exception):
     """A volume cannot be mounted; the text is the kubelet's."""
 
 
-@dataclass(frozen=True, slots=True)
-class MountedVolume:
+class MountedVolume(msgspec.Struct, frozen=True):
     """A volume of a pod: where its data is on the node, and how it is taken away."""
 
     path: Path

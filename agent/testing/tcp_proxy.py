@@ -6,15 +6,15 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+
+import msgspec
 
 _SEND_BUFFER = 64 << 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpFaults:
+class TcpFaults(msgspec.Struct, frozen=True, kw_only=True):
     """What happens to each new connection; -1: nothing. Positions are bytes of one direction."""
 
     cut_up_after: int = -1

@@ -17,7 +17,9 @@ import random
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 SECOND = 1_000_000_000
 LONG_AGO_NS = 1_500_000_000 * SECOND
@@ -37,8 +39,7 @@ class Fill(enum.Enum):
     """Zeros that take no space."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """A part of a file; equal values are equal bytes."""
 
     fill: Fill
@@ -56,8 +57,7 @@ class Stretch:
         return bytes(self.length)
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(msgspec.Struct, frozen=True):
     """What a file system keeps beside the data. The mode holds the permission bits, setuid, setgid and sticky."""
 
     mode: int = 0o644
@@ -66,8 +66,7 @@ class Metadata:
     gid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """A regular file."""
 
     stretches: tuple[Stretch, ...] = ()
@@ -79,26 +78,23 @@ class File:
         return sum(stretch.length for stretch in self.stretches)
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """A symbolic link; of its metadata the mode means nothing."""
 
     target: bytes
     metadata: Metadata = Metadata()
 
 
-@dataclass(frozen=True, slots=True)
-class Special:
+class Special(msgspec.Struct, frozen=True):
     """What a backup leaves out: a named pipe or a socket."""
 
     socket: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(msgspec.Struct, frozen=True):
     """A directory."""
 
-    entries: Mapping[bytes, Node] = field(default_factory=dict)
+    entries: Mapping[bytes, Node] = msgspec.field(default_factory=dict)
     metadata: Metadata = Metadata(0o755)
 
 
@@ -167,8 +163,7 @@ def stored_name(name: bytes) -> str:
     return _ESCAPED.sub("\ufffd", name.decode("utf-8", "surrogateescape"))
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """One entry on disk."""
 
     kind: str

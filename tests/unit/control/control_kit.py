@@ -8,8 +8,10 @@ import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from agent.base.clock import Clock, SystemClock
 from agent.base.errors import ControlJobNotFound, ControlNotCancelable

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.exposers.contract import Broken, Done, Ready, Waiting
 from agent.exposers.csi_snapshot import CsiSnapshotExposer

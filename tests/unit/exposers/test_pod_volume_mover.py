@@ -1,10 +1,10 @@
 """PodVolumeBackups and PodVolumeRestores, done by a mover pod on the pod's node."""
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.base.errors import ExposeUnsupported, PodBroken
 from agent.exposers.contract import Broken, Done, Ready, Runner, Waiting

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
 from contextlib import aclosing
 
+import msgspec
 import pytest
 
 from agent.base.errors import (
@@ -116,7 +116,7 @@ async def test_status_is_apart_only_where_the_kind_has_the_subresource(api: Fake
     await api.create(DATA_UPLOADS, upload("a"))
     with pytest.raises(KubeNotFound):
         await api.patch(DATA_UPLOADS, key("a"), {"status": {"phase": "New"}}, status=True)
-    apart = dataclasses.replace(DATA_UPLOADS, status_subresource=True)
+    apart = msgspec.structs.replace(DATA_UPLOADS, status_subresource=True)
     both = {"spec": {"cancel": True}, "status": {"message": "m"}}
     main = await api.patch(apart, key("a"), both)  # type: ignore[arg-type]
     assert (main.spec.cancel, main.status.message) == (True, "")

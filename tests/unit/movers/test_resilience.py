@@ -6,10 +6,10 @@ import signal
 import socket
 import time
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from agent.base.clock import SystemClock
 from agent.base.errors import (

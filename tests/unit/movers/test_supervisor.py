@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from agent.base.errors import (
     CanceledError,

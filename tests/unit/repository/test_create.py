@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from agent.base.errors import AlgorithmUnsupported, BlobExists, RepositoryExists, UsageError
 from agent.repository.create import VELERO_MARKER, CreateOptions, create_repository

@@ -1,12 +1,12 @@
 """Index blobs from entries: byte for byte what kopia wrote."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.base.errors import CorruptIndex, UsageError
 from agent.repository.ids import ContentId, content_id, parse_content_id

@@ -3,9 +3,9 @@
 import asyncio
 import gc
 import tracemalloc
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from agent.base.errors import CorruptIndex
 from agent.repository.index_build import build_index

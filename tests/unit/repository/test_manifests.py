@@ -2,9 +2,9 @@
 
 import gzip
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from agent.base.errors import CorruptContent, CorruptManifest, ManifestNotFound
 from agent.repository import manifests

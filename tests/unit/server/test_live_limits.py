@@ -6,10 +6,10 @@ import asyncio
 import bisect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from itertools import accumulate
 
 import pytest
+from msgspec.structs import replace
 
 from agent.base.clock import Clock
 from agent.control.contract import LimitChange
