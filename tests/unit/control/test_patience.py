@@ -35,7 +35,7 @@ MODULES = (node_pb2, jobs_pb2, limits_pb2, snapshots_pb2)
 class SilentReviewer(FakeReviewer):
     """An API server that takes questions and does not answer."""
 
-    waiting = 0
+    waiting: int = 0
 
     async def may(self, who: Identity, review: AccessReview) -> bool:
         self.waiting += 1
