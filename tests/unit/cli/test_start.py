@@ -1,13 +1,16 @@
-"""The first process of a container is not deaf while it starts."""
+"""How a process begins and ends: it is not deaf while it starts, and nothing it said is lost."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,3 +53,39 @@ def _wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, "it never imported anything"
         time.sleep(0.01)
+
+
+def _run(body: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """A command whose `main` is `body`, started as the installed one is."""
+    program = f"""
+import sys
+import agent.cli.main
+def main():
+{textwrap.indent(body, "    ")}
+agent.cli.main.main = main
+from agent.cli.start import lighter
+lighter()
+"""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run([sys.executable, "-c", program], text=True, check=False, env=buffered, **more)
+
+
+def test_a_command_ends_with_its_status_all_that_it_printed_and_what_was_to_run_at_its_end() -> None:
+    done = _run(
+        "import atexit\natexit.register(print, 'at the end')\nprint('said')\nsys.exit(73)",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (73, "said\nat the end\n", "")
+
+
+def test_output_that_cannot_be_written_is_a_failure() -> None:
+    with open("/dev/full", "w") as full:
+        done = _run("print('said')\nsys.exit(0)", stdout=full)
+    assert done.returncode == 120
+
+
+def test_a_defect_is_shown_where_it_happened() -> None:
+    done = _run("raise ZeroDivisionError('here')", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert "ZeroDivisionError: here" in done.stderr
