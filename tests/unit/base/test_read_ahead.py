@@ -1,6 +1,7 @@
 """Modules that are read before they are imported: the right ones, and nothing but read."""
 
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -60,6 +61,30 @@ def test_files_are_in_the_page_cache_soon(tmp_path: Path) -> None:
         time.sleep(0.01)
     assert all(map(cached_pages, made))
     assert not any(map(cached_pages, other))
+
+
+def _library(path: Path, loaded: int, size: int) -> Path:
+    """A file that begins as a shared library of one loaded segment does."""
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, loaded, loaded, 4096)
+    path.write_bytes((header + segment).ljust(4096, b"\0"))
+    os.truncate(path, size)
+    forget(path)
+    if cached_pages(path):
+        pytest.skip("this file system is in memory")
+    return path
+
+
+def test_of_a_library_only_what_is_loaded_is_read_and_nothing_of_a_huge_one(tmp_path: Path) -> None:
+    with_symbols = _library(tmp_path / "a.so", 1 << 20, 8 << 20)
+    huge = _library(tmp_path / "b.so", 17 << 20, 20 << 20)
+    _native.read_ahead([os.fsencode(tmp_path)], 1)
+    for _ in range(1000):
+        if cached_pages(with_symbols) >= 256 and cached_pages(huge):
+            break
+        time.sleep(0.01)
+    assert 256 <= cached_pages(with_symbols) < 1024
+    assert 0 < cached_pages(huge) < 1024
 
 
 def test_it_may_be_done_before_the_last_thread_has_started() -> None:
