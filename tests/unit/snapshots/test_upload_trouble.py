@@ -96,11 +96,14 @@ async def test_a_file_that_vanishes_is_a_warning(storage, tree, monkeypatch):
 
 
 async def test_a_file_that_grows_is_stored_as_it_was_read(storage, tree, monkeypatch):
-    small = FileUploads.small
+    small, lock = FileUploads.small, threading.Lock()
+    growing = {"b": b"longer", "sub/deep/er/d": BIG}
 
     def grow(self, *arguments):
-        (tree / "b").write_bytes(b"longer")
-        (tree / "sub/deep/er/d").write_bytes(BIG)
+        with lock:  # each once, before any thread reads: a file that is written anew is empty for a moment
+            while growing:
+                name, data = growing.popitem()
+                (tree / name).write_bytes(data)
         return small(self, *arguments)
 
     monkeypatch.setattr(FileUploads, "small", grow)
