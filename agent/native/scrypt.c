@@ -1,7 +1,7 @@
 /* ROMix of scrypt (RFC 7914 §5) with less memory. The password key of every repository costs 128 * N * r bytes, 64 MiB,
  * in the usual form, which is more than anything else in a small command needs. Here only every `stride`-th of the N
- * blocks is kept and those between are computed again when they are asked for: with a stride of four a quarter of the
- * memory and, on average, 1.75 times the work. The vectors below win most of that back, pages of 2 MiB and asking for
+ * blocks is kept and those between are computed again when they are asked for: with a stride of eight an eighth of the
+ * memory and, on average, 2.75 times the work. The vectors below win most of that back, pages of 2 MiB and asking for
  * a kept block as soon as it is known the rest: they are read in no order, so that the processor cannot guess.
  *
  * A block is kept with the words of each 64 bytes in the order 5 * i mod 16, so that a vector holds a diagonal and a

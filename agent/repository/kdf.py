@@ -25,15 +25,15 @@ INSECURE_KEY_ALGORITHM = "testing-only-insecure"
 KEY_SIZE = 32
 _MIN_SALT = 16
 _SCRYPT_N, _SCRYPT_R = 65_536, 8
-_SCRYPT_STRIDE = 4
-"""A quarter of scrypt's memory, in two thirds of the time that the interpreter's own needs with all of it."""
+_SCRYPT_STRIDE = 8
+"""An eighth of scrypt's memory, in the time that the interpreter's own needs with all of it."""
 _NONCE = 12
 _TAG = 16
 _SCHEDULE_AAD = b"maintenance"
 
 
 def derive_password_key(algorithm: str, password: str, unique_id: bytes, *, allow_insecure: bool = False) -> bytes:
-    """The 32-byte password key (§2.1). Slow by design (0.1 to 1 s, 16 MiB): call it in a thread, keep the result.
+    """The 32-byte password key (§2.1). Slow by design (0.1 to 1 s, 8 MiB): call it in a thread, keep the result.
 
     `unique_id` is the salt; `allow_insecure` admits the algorithm of test repositories.
     Raises `AlgorithmUnsupported`, `CorruptFormat` for a salt that is too short.

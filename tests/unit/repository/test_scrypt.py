@@ -1,4 +1,4 @@
-"""scrypt in a fraction of its memory gives the same keys."""
+"""scrypt in an eighth of its memory gives the same keys."""
 
 from __future__ import annotations
 
