@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec.structs import fields, replace
+from msgspec.structs import asdict, replace
 
 from agent.control.contract import LimitChange, NodeLimits
 from agent.controllers.limits import jobs_at_once
@@ -65,5 +65,4 @@ def _limits(capacity: Capacity) -> NodeLimits:
 
 
 def _given(change: LimitChange) -> dict[str, int]:
-    values = {one.name: getattr(change, one.name) for one in fields(change)}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in asdict(change).items() if value is not None}

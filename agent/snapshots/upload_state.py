@@ -39,7 +39,7 @@ class RunStats(msgspec.Struct):
 
     def freeze(self) -> Stats:
         """As they are now."""
-        return Stats(**{name: getattr(self, name) for name in self.__struct_fields__})
+        return Stats(**msgspec.structs.asdict(self))
 
 
 class Frame:

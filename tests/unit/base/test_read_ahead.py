@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,21 +46,32 @@ def test_what_a_command_imports_is_known(kind: str, monkeypatch: pytest.MonkeyPa
     assert len(missed) < len(files) // 20, missed
 
 
+def _on_disk(path: Path) -> Path:
+    """The file, with nothing of it in the page cache."""
+    forget(path)
+    if cached_pages(path):
+        pytest.skip("this file system is in memory")
+    return path
+
+
+def _soon(true: Callable[[], bool]) -> bool:
+    """Whether it comes true within ten seconds."""
+    for _ in range(1000):
+        if true():
+            return True
+        time.sleep(0.01)
+    return true()
+
+
 def test_files_are_in_the_page_cache_soon(tmp_path: Path) -> None:
     made = [tmp_path / "a" / name for name in ("m.so", "data.json", "data.json.gz", "__pycache__/m.cpython-311.pyc")]
     other = [tmp_path / "a" / name for name in ("m.py", "notes.txt", "__pycache__/m.cpython-311.opt-1.pyc")]
     for path in (*made, *other):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * 20_000)
-        forget(path)
-    if any(map(cached_pages, made)):
-        pytest.skip("this file system is in memory")
+        _on_disk(path)
     _native.read_ahead([os.fsencode(tmp_path / "a"), os.fsencode(tmp_path / "missing"), b""], 3)
-    for _ in range(1000):
-        if all(map(cached_pages, made)):
-            break
-        time.sleep(0.01)
-    assert all(map(cached_pages, made))
+    assert _soon(lambda: all(map(cached_pages, made)))
     assert not any(map(cached_pages, other))
 
 
@@ -69,33 +81,23 @@ def _library(path: Path, loaded: int, size: int) -> Path:
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, loaded, loaded, 4096)
     path.write_bytes((header + segment).ljust(4096, b"\0"))
     os.truncate(path, size)
-    forget(path)
-    if cached_pages(path):
-        pytest.skip("this file system is in memory")
-    return path
+    return _on_disk(path)
 
 
 def test_of_a_library_only_what_is_loaded_is_read_and_nothing_of_a_huge_one(tmp_path: Path) -> None:
     with_symbols = _library(tmp_path / "a.so", 1 << 20, 8 << 20)
     huge = _library(tmp_path / "b.so", 17 << 20, 20 << 20)
     _native.read_ahead([os.fsencode(tmp_path)], 1)
-    for _ in range(1000):
-        if cached_pages(with_symbols) >= 256 and cached_pages(huge):
-            break
-        time.sleep(0.01)
-    assert 256 <= cached_pages(with_symbols) < 1024
-    assert 0 < cached_pages(huge) < 1024
+    assert _soon(lambda: cached_pages(with_symbols) >= 256 and cached_pages(huge) > 0)
+    assert cached_pages(with_symbols) < 1024
+    assert cached_pages(huge) < 1024
 
 
 def test_it_may_be_done_before_the_last_thread_has_started() -> None:
     before = len(os.listdir("/proc/self/task"))
     for number in range(2_000):
         _native.read_ahead([], 1 + number % 64)
-    for _ in range(1000):
-        if len(os.listdir("/proc/self/task")) <= before:
-            break
-        time.sleep(0.01)
-    assert len(os.listdir("/proc/self/task")) <= before
+    assert _soon(lambda: len(os.listdir("/proc/self/task")) <= before)
 
 
 def test_threads_and_folders_are_checked() -> None:
